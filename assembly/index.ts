@@ -1,0 +1,3 @@
+export { expandBlank, expandZero } from "./expand";
+export { scanPages } from "./scan";
+export { isZero } from "./zero";

@@ -1,0 +1,15 @@
+/** The version of docs/page-format.md that this program writes and reads. */
+export const PAGE_FORMAT = 1;
+
+/** Kind 0 of docs/page-format.md; kinds 1 to 3 are KIND of src/stream/format.ts. */
+export const RAW = 0;
+
+/**
+ * Payload at which a batch is closed. zstd needs 256 KiB a call to reach its speed (docs/benchmarks.md), and at 500 Mbit/s
+ * this is 4 ms of link: little enough to wait for.
+ */
+export const BATCH_PAYLOAD_BYTES = 256 * 1024;
+/** Tokens at which a batch is closed: at worst (single zero pages far apart) 10 bytes a token. */
+export const BATCH_TOKEN_BYTES = 32 * 1024;
+/** Raw bytes at which a batch is closed, so that the other end knows how much a body can regenerate. */
+export const BATCH_RAW_BYTES = 4 * 1024 * 1024;
