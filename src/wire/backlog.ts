@@ -1,0 +1,97 @@
+/** How long a stretch of link may wait in front of it: what is queued at switch-over is downtime. */
+export const BACKLOG_MS = 30;
+/** In flight at least: enough for a first estimate of any link, and one full batch on a slow one. */
+const MIN_ALLOWANCE_BYTES = 512 * 1024;
+/** Goodput is measured over stretches at least this long, so that one late ACK does not look like a slow link. */
+const SAMPLE_MS = 50;
+/** How fast the estimate follows a link that got slower. */
+const DECAY_MS = 200;
+/** A link that was not kept busy for so long may have become faster than it was seen to be. */
+const FRESH_MS = 2000;
+
+/**
+ * Measures the link and says how much may be in flight on it.
+ *
+ * In flight is what was given to the transport and is not yet acknowledged as received by the peer: it waits in this
+ * process, in the kernel's buffers, on the link or at the peer. It is held to goodput × (round trip + BACKLOG_MS): enough that
+ * the link never runs dry, little enough that the source QEMU is held back within BACKLOG_MS and sees the true, compacted
+ * rate. As the peer's acknowledgements are ours, this holds whatever the kernel's buffers are.
+ *
+ * Pure: time is passed in, in milliseconds of any monotonic clock.
+ */
+export class Backlog {
+  readonly #backlogMs: number;
+  #sentBytes = 0;
+  #ackedBytes = 0;
+  #goodput = 0;
+  #minRttMs = Number.POSITIVE_INFINITY;
+  /** Acknowledged bytes and time at the start of the stretch that is being measured. */
+  #sampleBytes = 0;
+  #sampleAtMs: number | undefined;
+  /** Whether the link was kept busy all through the stretch: else the stretch measures the source, not the link. */
+  #wasBusy = false;
+  #lastBusyMs = Number.NEGATIVE_INFINITY;
+
+  constructor(backlogMs = BACKLOG_MS) {
+    this.#backlogMs = backlogMs;
+  }
+
+  /** `bytes` were given to the transport. */
+  sent(bytes: number): void {
+    this.#sentBytes += bytes;
+  }
+
+  /** The peer has received `wireBytes` in all. */
+  acked(wireBytes: number, nowMs: number): void {
+    this.#ackedBytes = Math.max(this.#ackedBytes, Math.min(wireBytes, this.#sentBytes));
+    if (this.#sampleAtMs === undefined) return this.#startSample(nowMs);
+    this.#wasBusy &&= this.inFlightBytes > 0;
+    const ms = nowMs - this.#sampleAtMs;
+    if (ms < SAMPLE_MS) return;
+    const sample = ((this.#ackedBytes - this.#sampleBytes) / ms) * 1000;
+    if (this.#wasBusy) this.#lastBusyMs = nowMs;
+    if (sample > this.#goodput) this.#goodput = sample;
+    else if (this.#wasBusy) this.#goodput += (sample - this.#goodput) * (1 - Math.exp(-ms / DECAY_MS));
+    this.#startSample(nowMs);
+  }
+
+  #startSample(nowMs: number): void {
+    this.#sampleBytes = this.#ackedBytes;
+    this.#sampleAtMs = nowMs;
+    this.#wasBusy = this.inFlightBytes >= this.allowanceBytes / 2;
+  }
+
+  /** A round trip took `rttMs`. */
+  roundTrip(rttMs: number): void {
+    this.#minRttMs = Math.min(this.#minRttMs, rttMs);
+  }
+
+  get inFlightBytes(): number {
+    return this.#sentBytes - this.#ackedBytes;
+  }
+
+  /** How much may be in flight now. */
+  get allowanceBytes(): number {
+    const rttMs = Number.isFinite(this.#minRttMs) ? this.#minRttMs : 0;
+    return Math.max(MIN_ALLOWANCE_BYTES, (this.#goodput * (rttMs + this.#backlogMs)) / 1000);
+  }
+
+  get hasRoom(): boolean {
+    return this.inFlightBytes < this.allowanceBytes;
+  }
+
+  /** The link's speed as far as it was seen; 0 until it was. Bytes of messages, without TLS and TCP. */
+  get goodputBytesPerSecond(): number {
+    return this.#goodput;
+  }
+
+  /** Whether the link was the bottleneck lately, so that its goodput is known rather than a lower bound. */
+  isLimiting(nowMs: number): boolean {
+    return nowMs - this.#lastBusyMs < FRESH_MS;
+  }
+
+  /** The smallest round trip seen; undefined before the first. */
+  get minRttMs(): number | undefined {
+    return Number.isFinite(this.#minRttMs) ? this.#minRttMs : undefined;
+  }
+}

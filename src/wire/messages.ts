@@ -1,0 +1,142 @@
+/** The messages of docs/wire-protocol.md: their names, codes, limits and fields. Encoded and decoded in encoding.ts. */
+import { z } from "zod";
+
+export const PROTOCOL_MAJOR = 1;
+export const PROTOCOL_MINOR = 0;
+/** What HELLO and WELCOME begin with: "GDWT", then the version. */
+export const MAGIC = 0x54_57_44_47;
+export const GREETING_BYTES = 8;
+
+/** Type, flags, reserved, payloadBytes. */
+export const HEADER_BYTES = 8;
+/** The fields of a DATA message in front of its body. */
+export const DATA_FIELDS_BYTES = 24;
+/** The header of a DATA message with the fields in front of its body. */
+export const DATA_HEADER_BYTES = HEADER_BYTES + DATA_FIELDS_BYTES;
+
+export const MAX_RAW_BYTES = 4 << 20;
+export const MAX_BODY_BYTES = (1 << 20) + (64 << 10);
+export const MAX_JSON_BYTES = 64 << 10;
+/** JSON nested deeper could exhaust the stack of whoever walks it. */
+export const MAX_JSON_DEPTH = 32;
+export const MAX_RETURN_BYTES = 64 << 10;
+/** Largest payload of an optional message that this version does not know. */
+export const MAX_OPTIONAL_BYTES = 64 << 10;
+/** Types from here on may be skipped by a program that does not know them. */
+export const FIRST_OPTIONAL_CODE = 0x80;
+/** Longest text a peer may give us to show, in UTF-16 units. */
+export const MAX_TEXT_LENGTH = 4096;
+
+/** How a DATA body is packed. */
+export type Codec = "none" | "zstd";
+/** In the order of their numbers on the wire. */
+export const CODECS: readonly Codec[] = ["none", "zstd"];
+
+interface Shape {
+  readonly code: number;
+  readonly minBytes: number;
+  readonly maxBytes: number;
+}
+
+const fixed = (code: number, bytes: number): Shape => ({ code, minBytes: bytes, maxBytes: bytes });
+const json = (code: number, prefixBytes = 0): Shape => ({
+  code,
+  minBytes: prefixBytes + "{}".length,
+  maxBytes: prefixBytes + MAX_JSON_BYTES,
+});
+
+/** Code on the wire and payload limits of every message. */
+export const SHAPES = {
+  HELLO: json(0x01, GREETING_BYTES),
+  WELCOME: json(0x02, GREETING_BYTES),
+  REFUSE: json(0x03),
+  DATA: { code: 0x10, minBytes: DATA_FIELDS_BYTES + 1, maxBytes: DATA_FIELDS_BYTES + MAX_BODY_BYTES },
+  ACK: fixed(0x11, 16),
+  RETURN: { code: 0x12, minBytes: 8 + 1, maxBytes: 8 + MAX_RETURN_BYTES },
+  END: fixed(0x13, 8),
+  RETURN_END: fixed(0x14, 8),
+  PING: fixed(0x18, 8),
+  PONG: fixed(0x19, 8),
+  SWITCHOVER: fixed(0x20, 0),
+  LOADED: json(0x21),
+  COMMIT: json(0x22),
+  RUNNING: json(0x23),
+  ABORT: json(0x24),
+} as const satisfies Record<string, Shape>;
+
+export type MessageType = keyof typeof SHAPES;
+
+const TYPES = new Map(Object.entries(SHAPES).map(([type, shape]) => [shape.code, type as MessageType]));
+
+/** The message with this code, or undefined when this version has none. */
+export function messageTypeOf(code: number): MessageType | undefined {
+  return TYPES.get(code);
+}
+
+/** A peer's text that may reach a terminal: bounded, its control characters turned into spaces. */
+export function textSchema(maxLength: number) {
+  return z
+    .string()
+    .max(maxLength)
+    .transform((text) => text.replace(/\p{Cc}/gu, " "));
+}
+
+const bytesSchema = z.int().nonnegative();
+const millisecondsSchema = z.number().nonnegative();
+const codeSchema = z.string().regex(/^[A-Z][A-Z0-9_]{0,63}$/);
+
+export const helloSchema = z.object({
+  /** The migration, whatever number of connections it takes. */
+  session: z.string().regex(/^[0-9a-f]{32}$/),
+  /** Which connection of the session this is, from 1. */
+  generation: z.int().positive(),
+  /** Name and version of the peer's program, for people. */
+  program: textSchema(128),
+  /** Version of the tokens in DATA bodies. */
+  pageFormat: z.int().nonnegative(),
+  features: z.array(textSchema(64)).max(64),
+  /** What is to be compared before the guest is touched; checked with a schema of the migration's own. */
+  vm: z.unknown(),
+});
+export const welcomeSchema = helloSchema.extend({ rawOffset: bytesSchema, windowBytes: z.int().positive() });
+export const abortSchema = z.object({ code: codeSchema, message: textSchema(MAX_TEXT_LENGTH) });
+export const refuseSchema = abortSchema.extend({ details: z.record(z.string(), z.unknown()).optional() });
+export const loadedSchema = z.object({ loadMs: millisecondsSchema, rawBytes: bytesSchema });
+export const commitSchema = z.object({
+  /** Whether the guest is to run there; false when it was paused before the migration. */
+  run: z.boolean(),
+});
+export const runningSchema = z.object({ resumeMs: millisecondsSchema });
+
+/** Every message but DATA. Offsets and counts are bytes from the start of the session's stream. */
+export type Message =
+  | ({ readonly type: "HELLO" } & z.infer<typeof helloSchema>)
+  | ({ readonly type: "WELCOME" } & z.infer<typeof welcomeSchema>)
+  | ({ readonly type: "REFUSE" } & z.infer<typeof refuseSchema>)
+  | { readonly type: "ACK"; readonly rawOffset: number; readonly wireBytes: number }
+  | { readonly type: "RETURN"; readonly returnOffset: number; readonly bytes: Uint8Array }
+  | { readonly type: "END"; readonly rawBytes: number }
+  | { readonly type: "RETURN_END"; readonly returnBytes: number }
+  | { readonly type: "PING" | "PONG"; readonly opaque: bigint }
+  | { readonly type: "SWITCHOVER" }
+  | ({ readonly type: "LOADED" } & z.infer<typeof loadedSchema>)
+  | ({ readonly type: "COMMIT" } & z.infer<typeof commitSchema>)
+  | ({ readonly type: "RUNNING" } & z.infer<typeof runningSchema>)
+  | ({ readonly type: "ABORT" } & z.infer<typeof abortSchema>);
+
+/** The fields in front of a DATA body. */
+export interface DataHeader {
+  /** Where the raw range begins in the stream of the source QEMU. */
+  readonly rawOffset: number;
+  readonly rawBytes: number;
+  /** Length of the body once unpacked. */
+  readonly bodyBytes: number;
+  /** Length of the leading part of the unpacked body that is tokens. */
+  readonly tokenBytes: number;
+  readonly codec: Codec;
+  /** Length of the body as it stands on the wire; equals bodyBytes for codec "none", at most that for others. */
+  readonly encodedBytes: number;
+}
+
+/** A DATA message of more wire bytes than this cannot exist. */
+export const MAX_MESSAGE_BYTES = HEADER_BYTES + SHAPES.DATA.maxBytes;

@@ -1,0 +1,111 @@
+/** Messages for the tests of src/wire: one of every kind, and arbitrary ones. */
+import fc from "fast-check";
+import { encodeMessage, writeDataHeader } from "../../src/wire/encoding.ts";
+import { DATA_HEADER_BYTES, type DataHeader, MAX_RAW_BYTES, type Message } from "../../src/wire/messages.ts";
+import { type MessageHandler, MessageReader } from "../../src/wire/reader.ts";
+
+/** A DATA message with its body, beside the others. */
+export interface Data {
+  readonly type: "DATA";
+  readonly header: DataHeader;
+  readonly body: Uint8Array;
+}
+
+const greeting = {
+  session: "00112233445566778899aabbccddeeff",
+  generation: 1,
+  program: "godwit 0.1.0",
+  pageFormat: 1,
+  features: ["zstd"],
+  vm: { memoryBytes: 1 << 30 },
+};
+
+/** A whole migration in an allowed order: the example of docs/wire-protocol.md. */
+export const exchange: readonly (Message | Data)[] = [
+  { type: "HELLO", ...greeting },
+  { type: "WELCOME", ...greeting, rawOffset: 0, windowBytes: 16 << 20 },
+  { type: "PING", opaque: 0xfedc_ba98_7654_3210n },
+  { type: "PONG", opaque: 0xfedc_ba98_7654_3210n },
+  data({ rawOffset: 0, rawBytes: 32, tokenBytes: 3, codec: "none" }, [0x50, 0x31, 0x20, 2, 0, 0, 0, 3]),
+  { type: "ACK", rawOffset: 32, wireBytes: 225 },
+  { type: "RETURN", returnOffset: 0, bytes: Uint8Array.of(9, 8, 7) },
+  { type: "SWITCHOVER" },
+  { type: "END", rawBytes: 32 },
+  { type: "RETURN_END", returnBytes: 3 },
+  { type: "LOADED", loadMs: 1.5, rawBytes: 32 },
+  { type: "COMMIT", run: true },
+  { type: "RUNNING", resumeMs: 0.25 },
+];
+
+export function data(
+  fields: Pick<DataHeader, "rawOffset" | "rawBytes" | "tokenBytes" | "codec"> & { bodyBytes?: number },
+  body: ArrayLike<number>,
+): Data {
+  const bodyBytes = fields.bodyBytes ?? body.length;
+  return { type: "DATA", header: { ...fields, bodyBytes, encodedBytes: body.length }, body: Uint8Array.from(body) };
+}
+
+export function encode(message: Message | Data): Uint8Array {
+  if (message.type !== "DATA") return encodeMessage(message);
+  const bytes = new Uint8Array(DATA_HEADER_BYTES + message.body.length);
+  writeDataHeader(bytes, 0, message.header);
+  bytes.set(message.body, DATA_HEADER_BYTES);
+  return bytes;
+}
+
+/** A reader that keeps all it hands out. `room` says whether the next body may be taken. */
+export function collector(room: () => boolean = () => true) {
+  const messages: (Message | Data)[] = [];
+  const handler: MessageHandler = {
+    onMessage: (message) => void messages.push(message),
+    onData: (header) => (room() ? new Uint8Array(header.encodedBytes) : null),
+    onDataComplete: (header, body) => void messages.push({ type: "DATA", header, body }),
+  };
+  return { messages, reader: new MessageReader(handler) };
+}
+
+const offset = fc.maxSafeNat();
+const text = (maxLength: number) => fc.string({ unit: "grapheme", maxLength }).map((s) => s.replace(/\p{Cc}/gu, " "));
+const code = fc.stringMatching(/^[A-Z][A-Z0-9_]{0,30}$/);
+const ms = fc.double({ min: 0, noNaN: true, noDefaultInfinity: true }).map((value) => value + 0);
+const bytes = (maxLength: number) => fc.uint8Array({ minLength: 1, maxLength });
+const json = fc.jsonValue().map((value): unknown => JSON.parse(JSON.stringify(value)));
+const hello = {
+  session: fc.stringMatching(/^[0-9a-f]{32}$/),
+  generation: fc.integer({ min: 1 }),
+  program: text(32),
+  pageFormat: fc.nat(),
+  features: fc.array(text(16), { maxLength: 8 }),
+  vm: json,
+};
+const of = <T extends string>(type: T) => fc.constant(type);
+
+/** Any message that can be sent. */
+export const anyMessage: fc.Arbitrary<Message | Data> = fc.oneof(
+  fc.record({ type: of("HELLO"), ...hello }),
+  fc.record({ type: of("WELCOME"), ...hello, rawOffset: offset, windowBytes: fc.integer({ min: 1 }) }),
+  fc.record({ type: of("REFUSE"), code, message: text(200), details: fc.constant({ own: 1, peer: "x" }) }),
+  fc.record({ type: of("ABORT"), code, message: text(200) }),
+  fc.record({ type: of("ACK"), rawOffset: offset, wireBytes: offset }),
+  fc.record({ type: of("RETURN"), returnOffset: offset, bytes: bytes(200) }),
+  fc.record({ type: of("END"), rawBytes: offset }),
+  fc.record({ type: of("RETURN_END"), returnBytes: offset }),
+  fc.record({ type: fc.constantFrom("PING" as const, "PONG" as const), opaque: fc.bigInt(0n, (1n << 64n) - 1n) }),
+  fc.record({ type: of("SWITCHOVER") }),
+  fc.record({ type: of("COMMIT"), run: fc.boolean() }),
+  fc.record({ type: of("LOADED"), loadMs: ms, rawBytes: offset }),
+  fc.record({ type: of("RUNNING"), resumeMs: ms }),
+  fc
+    .record({
+      rawOffset: fc.nat(),
+      rawBytes: fc.integer({ min: 1, max: MAX_RAW_BYTES }),
+      body: bytes(200),
+      packed: fc.boolean(),
+      tokens: fc.double({ min: 0, max: 1, noNaN: true }),
+    })
+    .map(({ rawOffset, rawBytes, body, packed, tokens }) => {
+      const bodyBytes = packed ? body.length * 3 : body.length;
+      const tokenBytes = Math.floor(tokens * bodyBytes);
+      return data({ rawOffset, rawBytes, bodyBytes, tokenBytes, codec: packed ? "zstd" : "none" }, body);
+    }),
+);
