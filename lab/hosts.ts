@@ -1,0 +1,105 @@
+import { namespaceName, removeNamespace } from "./leftovers.ts";
+import { run } from "./run.ts";
+
+/** A place to run programs in, with an address of its own where the lab may make one. */
+export interface Host {
+  readonly name: string;
+  /** Where the other host reaches this one. */
+  readonly address: string;
+  /** The command that runs `argv` on this host. */
+  command(argv: readonly string[]): string[];
+}
+
+/** Two hosts and the link between them. */
+export interface Hosts extends AsyncDisposable {
+  readonly source: Host;
+  readonly destination: Host;
+  /** Do the hosts have a network of their own? If not, both are this machine, and the link has no rate. */
+  readonly isolated: boolean;
+  /**
+   * Shapes both directions of the link; undefined takes the shaping away.
+   *
+   * @throws Error when a rate is wanted and the hosts are not isolated
+   */
+  setRate(bitsPerSecond: number | undefined): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Options of {@link createHosts}. */
+export interface HostsOptions {
+  readonly rateBitsPerSecond?: number | undefined;
+}
+
+/** This machine as a host. */
+export const localHost: Host = { name: "localhost", address: "127.0.0.1", command: (argv) => [...argv] };
+
+/**
+ * Two network namespaces joined by a veth pair, shaped when a rate is given; where that cannot be had (not root, or a
+ * container without the right to it), both hosts are this machine.
+ *
+ * @throws Error when a rate is wanted and cannot be had
+ */
+export async function createHosts({ rateBitsPerSecond }: HostsOptions = {}): Promise<Hosts> {
+  const hosts = await isolatedHosts().catch(loopbackHosts);
+  try {
+    if (rateBitsPerSecond !== undefined) await hosts.setRate(rateBitsPerSecond);
+    return hosts;
+  } catch (error) {
+    await hosts.close();
+    throw error;
+  }
+}
+
+// RFC 5737, TEST-NET-1: never a real host. The namespaces see nothing but each other, so all pairs may use the same.
+const ADDRESSES = ["192.0.2.1", "192.0.2.2"] as const;
+const INTERFACE = "link0";
+
+async function isolatedHosts(): Promise<Hosts> {
+  if (process.getuid?.() !== 0) throw new Error("network namespaces need root");
+  const names = [namespaceName("source"), namespaceName("destination")] as const;
+  const close = async () => names.forEach(removeNamespace); // the veth pair goes with them
+  try {
+    for (const name of names) await run(["ip", "netns", "add", name]);
+    const peer = ["peer", "name", INTERFACE, "netns", names[1]];
+    await run(["ip", "link", "add", INTERFACE, "netns", names[0], "type", "veth", ...peer]);
+    for (const [i, name] of names.entries()) {
+      await run(["ip", "-n", name, "address", "add", `${ADDRESSES[i]}/24`, "dev", INTERFACE]);
+      await run(["ip", "-n", name, "link", "set", INTERFACE, "up"]);
+      await run(["ip", "-n", name, "link", "set", "lo", "up"]);
+    }
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  const setRate = async (bitsPerSecond: number | undefined) => {
+    for (const name of names) await run(shape(name, bitsPerSecond));
+  };
+  const [source, destination] = names.map((name, i) => ({
+    name,
+    address: ADDRESSES[i]!,
+    command: (argv: readonly string[]) => ["ip", "netns", "exec", name, ...argv],
+  })) as [Host, Host];
+  return { source, destination, isolated: true, setRate, close, [Symbol.asyncDispose]: close };
+}
+
+function shape(namespace: string, bitsPerSecond: number | undefined): string[] {
+  const tc = ["tc", "-n", namespace, "qdisc"];
+  // `replace` without the root qdisc that came with the link: noqueue is a veth's default.
+  if (bitsPerSecond === undefined) return [...tc, "replace", "dev", INTERFACE, "root", "noqueue"];
+  return [...tc, "replace", "dev", INTERFACE, "root", "tbf", ...tokenBucket(bitsPerSecond)];
+}
+
+/** tbf's arguments; the bucket holds at least a millisecond of the rate, else fast links fall short of it. */
+export function tokenBucket(bitsPerSecond: number): string[] {
+  const burstBytes = Math.max(256 * 1024, Math.ceil(bitsPerSecond / 8 / 1000));
+  return ["rate", `${Math.round(bitsPerSecond)}bit`, "burst", `${burstBytes}`, "latency", "50ms"];
+}
+
+function loopbackHosts(cause: unknown): Hosts {
+  const setRate = async (bitsPerSecond: number | undefined) => {
+    if (bitsPerSecond !== undefined) throw new Error("without hosts of its own, a link has no rate", { cause });
+  };
+  const close = async () => {};
+  const [source, destination] = [localHost, localHost];
+  return { source, destination, isolated: false, setRate, close, [Symbol.asyncDispose]: close };
+}

@@ -1,0 +1,131 @@
+/** The lab with real QEMUs: what its other users rely on. */
+import { mkdtempSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, onTestFinished, test } from "vitest";
+import { createHosts, type Host } from "../../lab/hosts.ts";
+import { startPair } from "../../lab/pair.ts";
+import { run } from "../../lab/run.ts";
+import { stockMigration } from "../../lab/stock.ts";
+import { startTap } from "../../lab/tap.ts";
+import { startVm } from "../../lab/vm.ts";
+import { cleanWalks } from "../../lab/walks.ts";
+import { QmpClient } from "../../src/qemu/qmp.ts";
+
+const isRoot = process.getuid?.() === 0;
+const load = { mib: 32, pagesPerSecond: 1000, pattern: "random" } as const;
+
+test.each(["q35", "pc"])("a busy guest on %s survives a stock migration", { timeout: 180_000 }, async (machine) => {
+  await using pair = await startPair({ machine, load, ...(isRoot && { rateBitsPerSecond: 500e6 }) });
+  const { source, destination } = pair;
+  await cleanWalks(source, 1);
+  const result = await stockMigration(source, destination);
+  expect(result.rounds).toBeGreaterThan(1);
+  expect(result.rawBytes).toBeGreaterThan(load.mib * 2 ** 20);
+  expect(result.blackoutMs).toBeGreaterThan(0);
+  expect(result.blackoutMs).toBeLessThan(5000);
+  await cleanWalks(destination, 2);
+  expect(await source.quit()).toMatchObject({ code: 0 });
+});
+
+test("an idle guest moves from QEMU 7.2 to 10.0", { timeout: 180_000 }, async () => {
+  await using pair = await startPair({ qemu: "7.2", destinationQemu: "10.0", machine: "pc-q35-7.2" });
+  await stockMigration(pair.source, pair.destination);
+  pair.destination.console.send("echo still here | tr a-z A-Z");
+  await pair.destination.console.waitFor(/^STILL HERE$/, 10_000);
+});
+
+test("a guest with its root file system in the page cache says so", { timeout: 180_000 }, async () => {
+  await using vm = await startVm({ cached: true });
+  const cachedKiB = async () => {
+    vm.console.send("grep ^Cached /proc/meminfo");
+    return Number((await vm.console.waitFor(/^Cached: +(\d+) kB/, 10_000))[1]);
+  };
+  expect(await cachedKiB()).toBeGreaterThan(150 * 1024);
+});
+
+test("the guest finds a page that is whole but of an old version", { timeout: 180_000 }, async () => {
+  await using vm = await startVm({ load: { mib: 4, pagesPerSecond: 1000, pattern: "random" } });
+  await cleanWalks(vm, 1);
+  vm.console.send(`python3 -c '${PUT_BACK_AN_OLD_PAGE}'`);
+  await vm.console.waitFor(/^load: ERROR page=5 word=1 /, 20_000);
+  await expect(cleanWalks(vm, 1)).rejects.toThrow("ERROR page=5");
+});
+
+/** Takes page 5 of the load's 4 MiB and puts it back when it has been written again. */
+const PUT_BACK_AN_OLD_PAGE = [
+  "import glob, time",
+  'pid = next(p for p in glob.glob("/proc/[0-9]*") if open(p + "/comm").read() == "load\\n")',
+  'ranges = [[int(x, 16) for x in l.split()[0].split("-")] for l in open(pid + "/maps")]',
+  "page = next(a for a, b in ranges if b - a == 4 << 20) + 5 * 4096",
+  'memory = open(pid + "/mem", "r+b", 0)',
+  "memory.seek(page)",
+  "old = memory.read(4096)",
+  "time.sleep(1.5)",
+  "memory.seek(page)",
+  "memory.write(old)",
+].join("; ");
+
+test("taps at both ends see the same bytes, and what was recorded is those", { timeout: 180_000 }, async () => {
+  const folder = mkdtempSync(join(tmpdir(), "godwit-test-"));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  await using pair = await startPair({ memoryMiB: 256 });
+  const recordTo = join(folder, "recorded");
+  await using sourceTap = await startTap({ qmpPath: pair.source.qmpPath, direction: "source", recordTo });
+  await using destinationTap = await startTap({ qmpPath: pair.destination.qmpPath, direction: "destination" });
+  using source = await QmpClient.connect(sourceTap.qmpPath);
+  using destination = await QmpClient.connect(destinationTap.qmpPath);
+  for (const qmp of [source, destination]) {
+    const capabilities = ["events", "return-path"].map((capability) => ({ capability, state: true }));
+    await qmp.execute("migrate-set-capabilities", { capabilities });
+  }
+  const uri = `unix:${join(folder, "stream")}`;
+  await destination.execute("migrate-incoming", { uri });
+  const completed = source.waitForEvent("MIGRATION", ({ data }) => data.status === "completed", { timeoutMs: 60_000 });
+  await source.execute("migrate", { uri });
+  await completed;
+  const seen = await sourceTap.digest();
+  expect(await destinationTap.digest()).toEqual(seen);
+  expect(seen.bytes).toBeGreaterThan(10e6);
+  expect(seen.returnBytes).toBeGreaterThan(0);
+  expect(statSync(recordTo).size).toBe(seen.bytes);
+});
+
+test.runIf(isRoot)("the rate of a link can be changed and taken away", { timeout: 60_000 }, async () => {
+  await using hosts = await createHosts({ rateBitsPerSecond: 40e6 });
+  const slow = await transferBytesPerSecond(hosts.source, hosts.destination);
+  await hosts.setRate(160e6);
+  const fast = await transferBytesPerSecond(hosts.source, hosts.destination);
+  await hosts.setRate(undefined);
+  const free = await transferBytesPerSecond(hosts.source, hosts.destination);
+  expect(slow).toBeLessThan(40e6 / 8);
+  expect(slow).toBeGreaterThan(20e6 / 8);
+  expect(fast).toBeLessThan(160e6 / 8);
+  expect(fast).toBeGreaterThan(slow * 2);
+  expect(free).toBeGreaterThan(fast * 2);
+});
+
+/** Sends 8 MiB over TCP from one host to the other. */
+async function transferBytesPerSecond(from: Host, to: Host): Promise<number> {
+  const bytes = 8 * 2 ** 20;
+  const receive = `
+    let startMs, bytes = 0;
+    const server = net.createServer((socket) => socket.on("data", (chunk) => {
+      startMs ??= performance.now();
+      bytes += chunk.length;
+    }).on("end", () => { console.log(bytes / (performance.now() - startMs) * 1000); server.close(); socket.end(); }));
+    server.listen(5000, "${to.address}");`;
+  const send = `
+    const connect = () => net.connect(5000, "${to.address}")
+      .on("error", () => setTimeout(connect, 20))
+      .on("connect", function () { this.end(Buffer.alloc(${bytes})); this.resume(); });
+    connect();`;
+  const node = (script: string) => [process.execPath, "-e", `const net = require("node:net"); ${script}`];
+  const received = run(to.command(node(receive)));
+  await run(from.command(node(send)));
+  return Number(await received);
+}
+
+test("a QEMU that cannot start says why", { timeout: 60_000 }, async () => {
+  await expect(startVm({ extraArgs: ["-device", "no-such-device"] })).rejects.toThrow(/no-such-device/);
+});
