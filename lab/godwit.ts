@@ -1,0 +1,145 @@
+import { spawn } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { MigrationEvent } from "../src/migration/events.ts";
+import { formatPskFile, generatePsk } from "../src/wire/psk.ts";
+import { blackoutMs } from "./blackout.ts";
+import type { Host } from "./hosts.ts";
+import { temporaryFolder } from "./leftovers.ts";
+import type { Pair } from "./pair.ts";
+
+const PROGRAM = fileURLToPath(new URL("../bin/godwit", import.meta.url));
+/** How long a command may take to do what is waited for. */
+const TIMEOUT_MS = 120_000;
+
+export interface GodwitExit {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** A `godwit` command that runs, as a user would run it. */
+export interface GodwitProcess extends AsyncDisposable {
+  readonly pid: number;
+  /** What it printed with --json, so far. */
+  readonly events: MigrationEvent[];
+  /** Never rejects. */
+  readonly exited: Promise<GodwitExit>;
+  /** The first event of that name, waited for if need be. @throws Error when the command ends without it */
+  event<N extends MigrationEvent["event"]>(name: N): Promise<Extract<MigrationEvent, { event: N }>>;
+  kill(signal: NodeJS.Signals): void;
+}
+
+/** Starts `godwit ARGS` on a host. Disposing it kills it. */
+export function startGodwit(host: Host, args: readonly string[]): GodwitProcess {
+  // It must not outlive us, however we end.
+  const argv = host.command(["setpriv", "--pdeathsig", "KILL", PROGRAM, ...args]);
+  const child = spawn(argv[0]!, argv.slice(1), { stdio: ["ignore", "pipe", "pipe"] });
+  const events: MigrationEvent[] = [];
+  const waiting = new Set<() => void>();
+  let [stdout, stderr, rest] = ["", "", ""];
+  child.stderr.setEncoding("utf8").on("data", (text: string) => {
+    stderr += text;
+  });
+  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+    stdout += text;
+    const lines = (rest + text).split("\n");
+    rest = lines.pop()!;
+    for (const line of lines) if (line.startsWith("{")) events.push(JSON.parse(line));
+    for (const look of [...waiting]) look();
+  });
+  const exited = new Promise<GodwitExit>((resolve) => {
+    child.on("error", (error) => {
+      stderr += error.message;
+    });
+    child.on("close", (code, signal) => resolve({ code, signal, stdout, stderr }));
+  });
+  const event: GodwitProcess["event"] = (name) =>
+    new Promise((resolve, reject) => {
+      const done = () => {
+        clearTimeout(timer);
+        waiting.delete(look);
+      };
+      const fail = (why: string) => {
+        done();
+        reject(new Error(`godwit ${args[0]} gave no event "${name}": ${why}; it said: ${stderr.trim() || "nothing"}`));
+      };
+      const look = () => {
+        const found = events.find((candidate) => candidate.event === name);
+        if (found === undefined) return;
+        done();
+        resolve(found as never);
+      };
+      const timer = setTimeout(() => fail(`${TIMEOUT_MS} ms passed`), TIMEOUT_MS);
+      waiting.add(look);
+      look();
+      void exited.then(({ code, signal }) => fail(`it ended (${signal ?? code})`));
+    });
+  return {
+    pid: child.pid ?? 0,
+    events,
+    exited,
+    event,
+    kill: (signal) => child.kill(signal),
+    [Symbol.asyncDispose]: async () => {
+      child.kill("SIGKILL");
+      await exited;
+    },
+  };
+}
+
+/** A new key in a file of its own, gone when disposed. */
+export function keyFile(): { path: string } & Disposable {
+  const folder = temporaryFolder();
+  const path = join(folder.path, "key.psk");
+  writeFileSync(path, formatPskFile(generatePsk()), { mode: 0o600 });
+  return { path, [Symbol.dispose]: () => folder[Symbol.dispose]() };
+}
+
+export interface MigrationOptions {
+  /** Monitors to use instead of the VMs' own, such as a tap's. */
+  readonly sourceQmp?: string;
+  readonly destinationQmp?: string;
+  readonly sendArgs?: readonly string[];
+  readonly receiveArgs?: readonly string[];
+}
+
+/** `godwit receive` and `godwit send`, started for a pair. */
+export interface Migration extends AsyncDisposable {
+  readonly send: GodwitProcess;
+  readonly receive: GodwitProcess;
+  /** The key of both. */
+  readonly pskPath: string;
+}
+
+/** Starts `receive` at the pair's destination, and `send` at its source once that listens. */
+export async function startMigration(pair: Pair, options: MigrationOptions = {}): Promise<Migration> {
+  await using stack = new AsyncDisposableStack();
+  const key = keyFile();
+  stack.defer(() => key[Symbol.dispose]());
+  const address = `${pair.hosts.destination.address}:${port++}`;
+  const common = ["--psk-file", key.path, "--json"];
+  const receiveQmp = ["--qmp", options.destinationQmp ?? pair.destination.qmpPath];
+  const receiveArgs = ["receive", ...receiveQmp, "--listen", address, ...common, ...(options.receiveArgs ?? [])];
+  const receive = stack.use(startGodwit(pair.hosts.destination, receiveArgs));
+  await receive.event("listening");
+  const sendQmp = ["--qmp", options.sourceQmp ?? pair.source.qmpPath];
+  const sendArgs = ["send", ...sendQmp, "--to", address, ...common, ...(options.sendArgs ?? [])];
+  const send = stack.use(startGodwit(pair.hosts.source, sendArgs));
+  const resources = stack.move();
+  return { send, receive, pskPath: key.path, [Symbol.asyncDispose]: () => resources.disposeAsync() };
+}
+
+/** Pairs without a network of their own share this machine's ports. */
+let port = 17_747;
+
+const TICKS_AFTER = 20;
+
+/** The blackout of a migration that has just ended, once the destination has ticked for a while. */
+export async function blackoutOf({ source, destination }: Pair): Promise<number> {
+  for (let seen = 0; seen < TICKS_AFTER; seen = destination.ticks.lines.length)
+    await destination.ticks.waitFor(/\d/, TIMEOUT_MS, seen);
+  return blackoutMs(source.ticks.lines, destination.ticks.lines);
+}

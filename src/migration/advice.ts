@@ -1,0 +1,46 @@
+import { GodwitError } from "../errors.ts";
+
+type Side = "source" | "destination";
+
+/** What to do about an error, in one clause. By code; the side decides where it differs. */
+const ADVICE: Readonly<Record<string, string | Readonly<Record<Side, string>>>> = {
+  QMP_NO_SOCKET: "check the path, and that QEMU was started with -qmp unix:PATH,server=on,wait=off",
+  QMP_REFUSED: "QEMU has ended or never listened there; check that it runs",
+  QMP_PERMISSION: "run godwit as root or as the user that QEMU runs as",
+  QMP_NOT_QMP: "give --qmp the path of a QMP monitor, not of an HMP monitor, a serial port or the like",
+  QMP_BUSY: "end the other client, or give QEMU a second -qmp for godwit",
+  QMP_WRONG_STATE: {
+    source: "give --qmp the monitor of a VM that runs or is paused",
+    destination: "start the destination QEMU afresh with -incoming defer -S",
+  },
+  WIRE_UNREACHABLE: "start godwit receive there, and check the address, the port and the firewall",
+  WIRE_WRONG_KEY: "use the same key file at both ends (godwit key makes one)",
+  WIRE_NOT_TLS: "check the port: something else than godwit receive listens there",
+  WIRE_PORT_TAKEN: "choose another port with --listen ADDR:PORT, or end what listens there",
+  WIRE_VERSION: "use the same version of godwit at both ends",
+  PEER_PAGE_FORMAT: "use the same version of godwit at both ends",
+  WIRE_CLOSED: {
+    source:
+      "see what godwit receive says there; then start the destination QEMU and godwit receive again, and try again",
+    destination: "see what godwit send says there; then start the destination QEMU and godwit receive again",
+  },
+  MIGRATION_MISMATCH: "start the destination QEMU with the same machine type, memory, CPUs and disks",
+  MIGRATION_SOURCE_FAILED: "see the reason above and QEMU's log; then start the destination QEMU afresh and try again",
+  MIGRATION_SOURCE_GONE: "start it again from its disk; the destination QEMU has to be started afresh",
+  MIGRATION_DESTINATION_FAILED: "see QEMU's log at the destination; start it with the same devices, memory and CPU",
+  MIGRATION_DESTINATION_GONE: "see QEMU's log at the destination, and start it afresh",
+  PEER_ABORTED: "see what godwit receive says there; then start the destination QEMU and godwit receive again",
+  PEER_REFUSED: "change what it names, and try again",
+};
+
+const OTHERWISE: Readonly<Record<Side, string>> = {
+  source: "start the destination QEMU and godwit receive again, and try again",
+  destination: "start the destination QEMU afresh, and godwit receive again",
+};
+
+/** What to do about `error`, in one clause, for whoever runs godwit at that side. */
+export function adviceFor(error: unknown, side: Side): string {
+  const advice = error instanceof GodwitError ? ADVICE[error.code] : undefined;
+  if (advice === undefined) return OTHERWISE[side];
+  return typeof advice === "string" ? advice : advice[side];
+}

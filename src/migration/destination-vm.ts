@@ -1,0 +1,114 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { GodwitError } from "../errors.ts";
+import {
+  assertCanBeDestination,
+  holdAfterLoad,
+  migrationProgress,
+  setCapabilities,
+  waitForMigrationStatus,
+} from "../qemu/migrate.ts";
+import type { QmpClient } from "../qemu/qmp.ts";
+
+/** QEMU ends within milliseconds of `quit`, but writes back what its disks' caches hold first. */
+const QUIT_TIMEOUT_MS = 30_000;
+
+/** The destination QEMU during a migration. */
+export class DestinationVm {
+  readonly #qmp: QmpClient;
+  #hasStarted = false;
+
+  private constructor(qmp: QmpClient) {
+    this.#qmp = qmp;
+  }
+
+  /** @throws GodwitError QMP_WRONG_STATE when it does not wait for a migration */
+  static async open(qmp: QmpClient): Promise<DestinationVm> {
+    await assertCanBeDestination(qmp);
+    return new DestinationVm(qmp);
+  }
+
+  /** Whether it was told to take a migration: then it can only go on to run this VM or be ended. */
+  get hasStarted(): boolean {
+    return this.#hasStarted;
+  }
+
+  /**
+   * Lets QEMU listen for the stream on a unix socket.
+   *
+   * `stop` in the state `inmigrate` means: do not run when loaded (QEMU monitor/qmp-cmds.c, qmp_stop). A user who forgot -S is
+   * so kept from two running machines. late-block-activate leaves the disks to the source until `cont`.
+   */
+  async start(socketPath: string): Promise<void> {
+    await setCapabilities(this.#qmp, { events: true, "late-block-activate": true });
+    await holdAfterLoad(this.#qmp);
+    this.#hasStarted = true;
+    const uri = `unix:${socketPath}`;
+    try {
+      await this.#qmp.executeAny("migrate-incoming", { uri, "exit-on-error": false });
+    } catch (error) {
+      if (!(error instanceof GodwitError && error.code === "QMP_COMMAND_FAILED")) throw error;
+      await this.#qmp.execute("migrate-incoming", { uri });
+    }
+  }
+
+  /**
+   * Waits until QEMU has loaded the VM and holds it paused.
+   *
+   * @throws GodwitError MIGRATION_DESTINATION_FAILED when it refuses the stream
+   */
+  async loaded(signal: AbortSignal): Promise<void> {
+    const status = await waitForMigrationStatus(this.#qmp, ["completed", "failed"], { signal });
+    if (status !== "completed") {
+      const { errorDesc } = await migrationProgress(this.#qmp);
+      const reason = errorDesc ?? "it gave no reason";
+      throw new GodwitError("MIGRATION_DESTINATION_FAILED", `the destination QEMU refused the stream: ${reason}`, {
+        status,
+      });
+    }
+    // `completed` is set a moment before QEMU leaves the state `inmigrate` (process_incoming_migration_bh).
+    for (;;) {
+      const { status: runState } = await this.#qmp.execute("query-status");
+      if (runState !== "inmigrate") return;
+      await delay(1, undefined, { signal });
+    }
+  }
+
+  /**
+   * Lets the guest run here.
+   *
+   * @returns how long QEMU took, in milliseconds
+   * @throws GodwitError MIGRATION_DESTINATION_NOT_RUNNING
+   */
+  async run(): Promise<number> {
+    const startMs = performance.now();
+    try {
+      await this.#qmp.execute("cont");
+      const resumedMs = performance.now();
+      const { running, status } = await this.#qmp.execute("query-status");
+      if (!running) throw new Error(`it is in the state ${status}`);
+      return resumedMs - startMs;
+    } catch (cause) {
+      const why = (cause as Error).message;
+      throw new GodwitError(
+        "MIGRATION_DESTINATION_NOT_RUNNING",
+        `the destination QEMU does not run the VM: ${why}`,
+        {},
+        { cause },
+      );
+    }
+  }
+
+  /**
+   * Ends QEMU, so that its copy of the VM can never run.
+   *
+   * @throws GodwitError MIGRATION_DESTINATION_STAYS when it does not end
+   */
+  async giveUp(): Promise<void> {
+    const closed = this.#qmp.closed.then(() => true);
+    await this.#qmp.execute("quit").catch(() => {});
+    const timeout = new AbortController();
+    const isGone = await Promise.race([closed, delay(QUIT_TIMEOUT_MS, false, { signal: timeout.signal, ref: true })]);
+    timeout.abort();
+    if (!isGone) throw new GodwitError("MIGRATION_DESTINATION_STAYS", "the destination QEMU does not end", {});
+  }
+}

@@ -1,0 +1,44 @@
+import type { DowntimeParts } from "./events.ts";
+
+/** Measures the downtime at the source, by its parts (docs/commands.md). Times are of performance.now. */
+export class Downtime {
+  #stoppedMs: number | undefined;
+  #loadedMs: number | undefined;
+  #lastReadMs = 0;
+  #loadMs = 0;
+  #parts: DowntimeParts | null = null;
+
+  /**
+   * The guest was stopped. QEMU's own time stamp counts, as the event may have waited in our event loop, unless it
+   * can't be right because the system's clock was set.
+   */
+  stopped({ timestampMs, receivedMs }: { timestampMs: number; receivedMs: number }): void {
+    const stampMs = timestampMs - performance.timeOrigin;
+    this.#stoppedMs = stampMs <= receivedMs && stampMs > receivedMs - 1000 ? stampMs : receivedMs;
+  }
+
+  /** LOADED arrived; it took the destination QEMU `loadMs` after its last byte. */
+  loaded(loadMs: number, lastReadMs: number): void {
+    this.#loadedMs = performance.now();
+    this.#loadMs = loadMs;
+    this.#lastReadMs = lastReadMs;
+  }
+
+  /** RUNNING arrived; it took the destination `resumeMs` from COMMIT on. */
+  running(resumeMs: number, roundTripMs: number): void {
+    if (this.#stoppedMs === undefined || this.#loadedMs === undefined) return;
+    const halfMs = roundTripMs / 2;
+    this.#parts = {
+      residualMs: this.#lastReadMs - this.#stoppedMs,
+      transferMs: Math.max(0, this.#loadedMs - halfMs - this.#loadMs - this.#lastReadMs),
+      loadMs: this.#loadMs,
+      handoffMs: Math.max(0, performance.now() - this.#loadedMs - resumeMs),
+      resumeMs,
+    };
+  }
+
+  /** Null unless the guest was stopped and runs again. */
+  get parts(): DowntimeParts | null {
+    return this.#parts;
+  }
+}

@@ -1,0 +1,111 @@
+import type { FormCounts } from "../compact/encoder.ts";
+import type { VmFacts } from "../qemu/facts.ts";
+import type { Codec } from "../wire/messages.ts";
+
+/** How a migration can end. docs/commands.md says what each means for the VM, and its exit code. */
+export type Status =
+  /** The VM runs at the destination (or is paused there, if it was paused before). */
+  | "completed"
+  /** Nothing was touched: something did not match or could not be reached. */
+  | "refused"
+  /** It went wrong, and the VM is at the source as before. */
+  | "failed"
+  /** A person ended it, and the VM is at the source as before. */
+  | "cancelled"
+  /** The link broke between COMMIT and the destination's answer: the source stays stopped until a person has looked. */
+  | "in-doubt";
+
+/** Where the downtime went, in order; the sum is downtimeMs. docs/commands.md has the definitions. */
+export interface DowntimeParts {
+  /** vCPUs stopped → last byte of pages and device state read from the source QEMU. */
+  residualMs: number;
+  /** … → the last byte written into the destination QEMU. */
+  transferMs: number;
+  /** … → the destination QEMU has loaded it all. */
+  loadMs: number;
+  /** … → COMMIT received at the destination: the source QEMU's own end, and the round trip. */
+  handoffMs: number;
+  /** … → the destination's vCPUs run. */
+  resumeMs: number;
+}
+
+/** A view of a running migration, a few times a second. Rates are over the last second. */
+export interface Progress {
+  elapsedMs: number;
+  /** 0 is the bulk round. */
+  round: number;
+  rawBytes: number;
+  wireBytes: number;
+  /** QEMU's estimate of the guest memory still to send. */
+  remainingBytes: number;
+  totalBytes: number;
+  /** TCP payload, both ways. */
+  linkBytesPerSecond: number;
+  /** Guest memory that was dealt with, zero pages included. */
+  effectiveBytesPerSecond: number;
+  /** Guest memory dirtied during the last round; null before the first sync. */
+  wwsBytes: number | null;
+  dirtyRatePagesPerSecond: number;
+  /** Until the end at these rates; null while the guest dirties memory as fast as it can be sent. */
+  expectedEndMs: number | null;
+}
+
+export type Pages = Pick<FormCounts, "zeroPages" | "literalPages" | "blankPages" | "rawPages">;
+
+export interface SourceSummary {
+  event: "summary";
+  role: "source";
+  status: Status;
+  session: string;
+  totalMs: number;
+  /** Null where the guest was not stopped, or was stopped already. */
+  downtimeMs: number | null;
+  downtimeParts: DowntimeParts | null;
+  wireBytes: number;
+  rawBytes: number;
+  /** Rounds begun, the bulk round included. */
+  rounds: number;
+  memoryBytes: number;
+  pages: Pages;
+  bodies: Record<Codec, number>;
+  roundTripMs: number | null;
+}
+
+export interface DestinationSummary {
+  event: "summary";
+  role: "destination";
+  status: Status;
+  session: string | null;
+  totalMs: number;
+  wireBytes: number;
+  rawBytes: number;
+  loadMs: number | null;
+  resumeMs: number | null;
+}
+
+export type MigrationEvent =
+  | { event: "listening"; host: string; port: number }
+  | { event: "connected"; session: string; peer: string; vm: VmFacts; roundTripMs: number }
+  | { event: "started"; memoryBytes: number }
+  /** A round has ended: what was sent in it. */
+  | {
+      event: "round";
+      round: number;
+      ms: number;
+      pages: number;
+      rawBytes: number;
+      wireBytes: number;
+      remainingBytes: number;
+    }
+  | ({ event: "progress" } & Progress)
+  | { event: "receiving"; elapsedMs: number; rawBytes: number; wireBytes: number; linkBytesPerSecond: number }
+  | { event: "switchover"; elapsedMs: number }
+  | { event: "loaded"; loadMs: number }
+  | { event: "committed" }
+  | { event: "running"; resumeMs: number; isPaused: boolean }
+  | { event: "warning"; message: string }
+  | { event: "error"; code: string; message: string; vm: string; advice: string }
+  | SourceSummary
+  | DestinationSummary;
+
+export type EventListener = (event: MigrationEvent) => void;

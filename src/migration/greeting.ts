@@ -1,0 +1,42 @@
+import { GodwitError } from "../errors.ts";
+import { compareFacts, type VmFacts, vmFactsSchema } from "../qemu/facts.ts";
+
+/** What HELLO and WELCOME say of a program. */
+export const PROGRAM = "godwit 0.1.0";
+
+/**
+ * The peer's facts, checked.
+ *
+ * @throws GodwitError PEER_BAD_FACTS
+ */
+export function parseFacts(facts: unknown): VmFacts {
+  const parsed = vmFactsSchema.safeParse(facts);
+  if (!parsed.success) {
+    throw new GodwitError(
+      "PEER_BAD_FACTS",
+      "the peer describes its VM in a way that can't be read",
+      {},
+      { cause: parsed.error },
+    );
+  }
+  return parsed.data;
+}
+
+/**
+ * Compares what can be compared before the guest is touched.
+ *
+ * @throws GodwitError MIGRATION_MISMATCH that names all differences in one line
+ */
+export function assertMatch(source: VmFacts, destination: VmFacts, allowOlderQemu: boolean): void {
+  const mismatches = compareFacts(source, destination, { allowOlderQemu });
+  if (mismatches.length === 0) return;
+  const message = `the two QEMUs do not match: ${mismatches.map(({ text }) => text).join("; ")}`;
+  throw new GodwitError("MIGRATION_MISMATCH", message, { mismatches });
+}
+
+/** @throws GodwitError PEER_PAGE_FORMAT when the peer packs pages in another way than we do */
+export function assertPageFormat(theirs: number, ours: number): void {
+  if (theirs === ours) return;
+  const message = `the peer uses page format ${theirs}, this godwit ${ours}: use the same version at both ends`;
+  throw new GodwitError("PEER_PAGE_FORMAT", message, { theirs, ours });
+}

@@ -1,0 +1,124 @@
+import { GodwitError } from "../errors.ts";
+import { Backlog } from "../wire/backlog.ts";
+import type { Connection } from "../wire/connection.ts";
+import { encodeMessage } from "../wire/encoding.ts";
+import type { DataHeader, Message, MessageType } from "../wire/messages.ts";
+import { MessageReader } from "../wire/reader.ts";
+import { MessageOrder, type Role } from "../wire/sequence.ts";
+
+/** How often the peer is asked whether it is there; also the round trip is measured so. */
+const PING_MS = 500;
+/** A peer that was silent for so long is gone. */
+const SILENCE_MS = 15_000;
+
+export interface PeerHandler {
+  /** Any message but DATA, PING and PONG. What it throws ends the connection. */
+  onMessage(message: Message): void;
+  /** See MessageHandler; only the receiver takes DATA. */
+  onData?(header: DataHeader): Uint8Array | null;
+  onDataComplete?(header: DataHeader, body: Uint8Array): void;
+}
+
+/** The other end: messages both ways over one connection, in allowed order, with a pulse, and what is in flight. */
+export class Peer {
+  /** Rejects with the reason when the connection is gone; resolves when it was ended by both sides. */
+  readonly closed: Promise<void>;
+  readonly backlog = new Backlog();
+  readonly #connection: Connection;
+  readonly #order: MessageOrder;
+  readonly #reader: MessageReader;
+  readonly #handler: PeerHandler;
+  #pulse: NodeJS.Timeout | undefined;
+  #heardAtMs = performance.now();
+
+  constructor(connection: Connection, role: Role, handler: PeerHandler) {
+    this.#connection = connection;
+    this.#order = new MessageOrder(role);
+    this.#handler = handler;
+    this.#reader = new MessageReader({
+      onMessage: (message) => this.#onMessage(message),
+      onData: (header) => {
+        this.#order.received("DATA");
+        return handler.onData?.(header) ?? null;
+      },
+      onDataComplete: (header, body) => handler.onDataComplete?.(header, body),
+    });
+    this.closed = connection.closed.then((error) => {
+      clearInterval(this.#pulse);
+      if (error !== undefined) throw error;
+    });
+    this.closed.catch(() => {});
+    connection.receive((chunk) => {
+      this.#heardAtMs = performance.now();
+      if (!this.#reader.push(chunk)) connection.pause();
+    });
+  }
+
+  get address(): string {
+    return this.#connection.remoteAddress;
+  }
+  /** TCP payload both ways, TLS included. */
+  get wireBytes(): number {
+    return this.#connection.bytesRead + this.#connection.bytesWritten;
+  }
+  /** Bytes of messages received, for ACK. */
+  get receivedBytes(): number {
+    return this.#reader.wireBytes;
+  }
+
+  /** Starts to ask the peer now and then whether it is there. To be called once the greeting is over. */
+  startPulse(): void {
+    this.#ping();
+    this.#pulse = setInterval(() => {
+      if (performance.now() - this.#heardAtMs > SILENCE_MS && !this.#reader.waiting) {
+        const message = `${this.address} has been silent for ${SILENCE_MS / 1000} s`;
+        this.#connection.destroy(new GodwitError("WIRE_CLOSED", message));
+      } else this.#ping();
+    }, PING_MS);
+  }
+
+  #ping(): void {
+    this.send({ type: "PING", opaque: BigInt(Math.round(performance.now() * 1000)) });
+  }
+
+  send(message: Message): void {
+    this.writeAs(message.type, [encodeMessage(message)]);
+  }
+
+  /** Sends an encoded message of the given type. The chunks must not change until the peer has acknowledged them. */
+  writeAs(type: MessageType, chunks: readonly Uint8Array[]): void {
+    this.#order.sent(type);
+    let bytes = 0;
+    for (const chunk of chunks) bytes += chunk.length;
+    this.backlog.sent(bytes);
+    this.#connection.write(chunks);
+  }
+
+  /** There is room for DATA again. */
+  onRoom(): void {
+    if (!this.#reader.waiting) return;
+    try {
+      if (this.#reader.resume()) this.#connection.resume();
+    } catch (error) {
+      this.#connection.destroy(error as GodwitError);
+    }
+  }
+
+  /** Sends what was written and says goodbye. */
+  end(): void {
+    clearInterval(this.#pulse);
+    this.#connection.end();
+  }
+
+  destroy(): void {
+    clearInterval(this.#pulse);
+    this.#connection.destroy();
+  }
+
+  #onMessage(message: Message): void {
+    this.#order.received(message.type);
+    if (message.type === "PING") this.send({ type: "PONG", opaque: message.opaque });
+    else if (message.type === "PONG") this.backlog.roundTrip(performance.now() - Number(message.opaque) / 1000);
+    else this.#handler.onMessage(message);
+  }
+}

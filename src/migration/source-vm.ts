@@ -1,0 +1,133 @@
+import { GodwitError } from "../errors.ts";
+import type { QmpEvent } from "../qemu/commands.ts";
+import {
+  assertCanBeSource,
+  type MigrationStatus,
+  migrationProgress,
+  setCapabilities,
+  waitForMigrationStatus,
+} from "../qemu/migrate.ts";
+import type { QmpClient } from "../qemu/qmp.ts";
+
+/** States from which a migration does not go on. */
+const ENDED: readonly MigrationStatus[] = ["none", "completed", "failed", "cancelled"];
+/** QEMU cancels by shutting its socket; it takes longer only while it saves the state of a large device. */
+const CANCEL_TIMEOUT_MS = 30_000;
+
+/** The source QEMU during a migration: what is asked of it, and the way back. */
+export class SourceVm {
+  readonly #qmp: QmpClient;
+  /** Whether the guest is to run wherever the VM ends up. */
+  #guestRuns: boolean;
+  /** Whether `migrate` was given to QEMU. */
+  #hasStarted = false;
+  /** Set when the guest stops while the migration runs: whether that was the switch-over. */
+  #stop: Promise<boolean> | undefined;
+  #undoCapabilities: Record<string, boolean> = {};
+  #maxBandwidth: number | undefined;
+
+  private constructor(qmp: QmpClient, guestRuns: boolean) {
+    this.#qmp = qmp;
+    this.#guestRuns = guestRuns;
+  }
+
+  /** @throws GodwitError QMP_WRONG_STATE when the VM can't be migrated now */
+  static async open(qmp: QmpClient): Promise<SourceVm> {
+    return new SourceVm(qmp, (await assertCanBeSource(qmp)) === "running");
+  }
+
+  get guestRuns(): boolean {
+    return this.#guestRuns;
+  }
+
+  /**
+   * Starts the migration to a unix socket.
+   *
+   * QEMU's own rate limit is taken off: it would count raw bytes, where the limit that a user means is of wire bytes.
+   */
+  async start(socketPath: string): Promise<void> {
+    this.#undoCapabilities = await setCapabilities(this.#qmp, { events: true, "return-path": true });
+    const parameters = await this.#qmp.execute("query-migrate-parameters");
+    this.#maxBandwidth = parameters["max-bandwidth"];
+    await this.#qmp.execute("migrate-set-parameters", { "max-bandwidth": 0 });
+    this.#hasStarted = true;
+    await this.#qmp.execute("migrate", { uri: `unix:${socketPath}` });
+  }
+
+  /**
+   * Is told of every event of the source QEMU.
+   *
+   * @returns undefined unless the guest has stopped; then whether it was the migration that stopped it, or a user. QEMU's
+   * event does not say, so it is asked; it answers only when it has saved its state, so whoever is in a hurry must not wait.
+   */
+  onEvent(event: QmpEvent): Promise<boolean> | undefined {
+    if (event.name === "RESUME") this.#guestRuns = true;
+    if (event.name !== "STOP" || !this.#guestRuns) return undefined;
+    this.#stop = this.#qmp.execute("query-status").then(({ status }) => {
+      if (status === "paused") this.#guestRuns = false;
+      return status !== "paused";
+    });
+    this.#stop.catch(() => {});
+    return this.#stop;
+  }
+
+  /**
+   * Waits until QEMU has ended the migration well: it is then stopped for good, in `postmigrate`.
+   *
+   * @throws GodwitError MIGRATION_SOURCE_FAILED with QEMU's reason when it failed or was cancelled from elsewhere
+   */
+  async completed(signal: AbortSignal): Promise<void> {
+    const status = await waitForMigrationStatus(this.#qmp, ["completed", "failed", "cancelled"], { signal });
+    if (status !== "completed") {
+      const { errorDesc } = await migrationProgress(this.#qmp);
+      const reason = errorDesc ?? (status === "cancelled" ? "it was cancelled by someone else" : "it gave no reason");
+      throw new GodwitError("MIGRATION_SOURCE_FAILED", `the source QEMU ended the migration: ${reason}`, { status });
+    }
+    await this.#stop;
+  }
+
+  /**
+   * Makes the VM be at the source as it was before: cancels the migration if it still runs, and lets the guest go on if it
+   * ran. Must not be called after COMMIT.
+   *
+   * @throws GodwitError MIGRATION_NOT_RESUMED when the guest does not run again
+   */
+  async giveBack(): Promise<void> {
+    if (this.#hasStarted) {
+      if (!ENDED.includes((await migrationProgress(this.#qmp)).status)) await this.#qmp.execute("migrate_cancel");
+      await waitForMigrationStatus(this.#qmp, ENDED, { timeoutMs: CANCEL_TIMEOUT_MS });
+    }
+    await this.#stop?.catch(() => {});
+    if (this.#guestRuns) await this.#resume();
+    await this.restoreSettings();
+  }
+
+  async #resume(): Promise<void> {
+    const { status } = await this.#qmp.execute("query-status");
+    if (status === "running") return;
+    try {
+      await this.#qmp.execute("cont");
+      const after = await this.#qmp.execute("query-status");
+      if (after.running) return;
+      throw new Error(`it is in the state ${after.status}`);
+    } catch (cause) {
+      const why = (cause as Error).message;
+      throw new GodwitError(
+        "MIGRATION_NOT_RESUMED",
+        `the source QEMU does not let the guest go on: ${why}`,
+        {},
+        { cause },
+      );
+    }
+  }
+
+  /** Puts back what `start` changed in QEMU's settings. */
+  async restoreSettings(): Promise<void> {
+    if (this.#maxBandwidth !== undefined) {
+      await this.#qmp.execute("migrate-set-parameters", { "max-bandwidth": this.#maxBandwidth });
+      this.#maxBandwidth = undefined;
+    }
+    await setCapabilities(this.#qmp, this.#undoCapabilities);
+    this.#undoCapabilities = {};
+  }
+}

@@ -1,0 +1,403 @@
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import net from "node:net";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { PAGE_FORMAT } from "../compact/limits.ts";
+import { GodwitError, messageOf } from "../errors.ts";
+import type { QmpEvent } from "../qemu/commands.ts";
+import { readFacts, type VmFacts } from "../qemu/facts.ts";
+import { migrationProgress } from "../qemu/migrate.ts";
+import { QmpClient } from "../qemu/qmp.ts";
+import type { Address } from "../wire/address.ts";
+import type { Message } from "../wire/messages.ts";
+import { connect, type Security } from "../wire/transport.ts";
+import { adviceFor } from "./advice.ts";
+import { Downtime } from "./downtime.ts";
+import type { EventListener, SourceSummary, Status } from "./events.ts";
+import { assertMatch, assertPageFormat, PROGRAM, parseFacts } from "./greeting.ts";
+import { Cancelled, Failure } from "./outcome.ts";
+import { Peer } from "./peer.ts";
+import { ProgressMeter } from "./progress.ts";
+import { StreamSender } from "./sender.ts";
+import { makeSocketFolder } from "./socket-folder.ts";
+import { SourceVm } from "./source-vm.ts";
+
+/** For the destination to ask its QEMU what it is and answer HELLO. */
+const WELCOME_TIMEOUT_MS = 20_000;
+/** For the source QEMU to connect to our socket after `migrate`. */
+const CONNECT_TIMEOUT_MS = 20_000;
+/** How long the destination has to say that the VM runs, after COMMIT. */
+const RUNNING_TIMEOUT_MS = 60_000;
+/** How often progress is reported. */
+const PROGRESS_MS = 250;
+
+export interface SourceOptions {
+  qmpPath: string;
+  to: Address;
+  security: Security;
+  /** Wire bytes per second at most, while the guest runs. */
+  maxBytesPerSecond?: number | undefined;
+  /** "none" never compresses. */
+  codec?: "auto" | "none";
+  /** Lets a VM go to a QEMU older than its own. */
+  allowOlderQemu?: boolean;
+  /** Ends the source QEMU once the VM runs at the destination. */
+  quit?: boolean;
+  /** Aborted by a person who wants the migration to end. */
+  signal?: AbortSignal;
+  onEvent: EventListener;
+}
+
+/**
+ * Moves the VM of a QEMU to the `receive` that listens at `to`.
+ *
+ * The order of the hand-off is docs/hand-off.md. Until COMMIT leaves, whatever goes wrong lets the guest go on here; after it, the
+ * guest never resumes here but on the destination's word that it has given up. Never throws: how it ended is in the summary,
+ * which is also the last event; an `error` event stands before it where it did not end well.
+ */
+export async function migrateToPeer(options: SourceOptions): Promise<SourceSummary> {
+  return new SourceMigration(options).run();
+}
+
+type Phase = "checking" | "streaming" | "committed" | "done";
+
+class SourceMigration {
+  readonly #options: SourceOptions;
+  readonly #session = randomBytes(16).toString("hex");
+  readonly #failure = new Failure();
+  readonly #welcome = Promise.withResolvers<Extract<Message, { type: "WELCOME" }>>();
+  readonly #loaded = Promise.withResolvers<void>();
+  readonly #running = Promise.withResolvers<number>();
+  readonly #downtime = new Downtime();
+  readonly #startMs = performance.now();
+  #phase: Phase = "checking";
+  #qmp: QmpClient | undefined;
+  #vm: SourceVm | undefined;
+  #peer: Peer | undefined;
+  #sender: StreamSender | undefined;
+  #meter: ProgressMeter | undefined;
+  #memoryBytes = 0;
+  #hasSentSwitchover = false;
+
+  constructor(options: SourceOptions) {
+    this.#options = options;
+  }
+
+  async run(): Promise<SourceSummary> {
+    const { signal } = this.#options;
+    const onAbort = () => this.#onAbort();
+    signal?.addEventListener("abort", onAbort);
+    let status: Status = "completed";
+    try {
+      if (signal?.aborted) onAbort();
+      await this.#check();
+      await this.#stream();
+      await this.#handOver();
+    } catch (error) {
+      status = await this.#giveBack(error);
+    } finally {
+      signal?.removeEventListener("abort", onAbort);
+      this.#sender?.stop();
+      this.#peer?.end();
+      this.#qmp?.close();
+    }
+    const summary = this.#summary(status);
+    this.#options.onEvent(summary);
+    return summary;
+  }
+
+  #onAbort(): void {
+    if (this.#phase === "checking" || this.#phase === "streaming") {
+      this.#failure.report(new Cancelled(messageOf(this.#options.signal?.reason)));
+    } else this.#warn("it is too late to cancel: the VM was handed over; waiting for the destination");
+  }
+
+  /** Everything that can be known before the guest is touched. */
+  async #check(): Promise<void> {
+    const { qmpPath, to, security } = this.#options;
+    this.#qmp = await this.#failure.or(QmpClient.connect(qmpPath));
+    this.#vm = await this.#failure.or(SourceVm.open(this.#qmp));
+    const facts = await this.#failure.or(readFacts(this.#qmp));
+    this.#memoryBytes = facts.memoryBytes;
+    this.#qmp.onEvent((event) => this.#onQmpEvent(event));
+    void this.#qmp.closed.then((error) => this.#onSourceGone(error));
+    const connection = await this.#failure.or(connect({ ...to, security, signal: this.#failure.signal }));
+    this.#peer = new Peer(connection, "sender", { onMessage: (message) => this.#onMessage(message) });
+    this.#peer.closed.then(
+      () => this.#failure.report(new GodwitError("WIRE_CLOSED", `${connection.remoteAddress} closed the connection`)),
+      (error) => this.#failure.report(error),
+    );
+    await this.#greet(this.#peer, facts);
+  }
+
+  async #greet(peer: Peer, vm: VmFacts): Promise<void> {
+    const sentMs = performance.now();
+    peer.send({
+      type: "HELLO",
+      session: this.#session,
+      generation: 1,
+      program: PROGRAM,
+      pageFormat: PAGE_FORMAT,
+      features: [],
+      vm,
+    });
+    const welcome = await this.#failure.or(
+      withTimeout(this.#welcome.promise, WELCOME_TIMEOUT_MS, "the destination did not answer HELLO"),
+    );
+    assertPageFormat(welcome.pageFormat, PAGE_FORMAT);
+    const theirs = parseFacts(welcome.vm);
+    assertMatch(vm, theirs, this.#options.allowOlderQemu ?? false);
+    const roundTripMs = performance.now() - sentMs;
+    this.#options.onEvent({ event: "connected", session: this.#session, peer: peer.address, vm: theirs, roundTripMs });
+  }
+
+  /** From `migrate` until all is at the destination, loaded, and the source QEMU is stopped for good. */
+  async #stream(): Promise<void> {
+    const { onEvent, maxBytesPerSecond, codec, qmpPath } = this.#options;
+    const [qmp, vm, peer] = [this.#qmp!, this.#vm!, this.#peer!];
+    await using folder = await makeSocketFolder(qmpPath);
+    await using server = await listenOn(join(folder.path, "source.sock"));
+    const sender = new StreamSender(peer, {
+      maxBytesPerSecond,
+      codec: codec ?? "auto",
+      onError: (error) => this.#failure.report(error),
+    });
+    this.#sender = sender;
+    this.#meter = new ProgressMeter({ sender, peer }, this.#memoryBytes, onEvent);
+    peer.startPulse();
+    this.#phase = "streaming";
+    onEvent({ event: "started", memoryBytes: this.#memoryBytes });
+    const completed = this.#failure.or(vm.start(server.path)).then(() => vm.completed(this.#failure.signal));
+    if (!vm.guestRuns) this.#sendSwitchover();
+    const accepted = await this.#failure.or(
+      Promise.race([
+        withTimeout(server.accepted, CONNECT_TIMEOUT_MS, "the source QEMU did not connect to godwit's socket"),
+        completed.then(() => server.accepted),
+      ]),
+    );
+    sender.start(accepted);
+    await this.#failure.or(this.#whileReporting(completed, qmp));
+    this.#sendSwitchover();
+    await this.#failure.or(this.#loaded.promise);
+  }
+
+  /** Reports progress until the source QEMU has ended the migration. */
+  async #whileReporting(completed: Promise<void>, qmp: QmpClient): Promise<void> {
+    const ended = new AbortController();
+    const report = async () => {
+      while (!ended.signal.aborted) {
+        await delay(PROGRESS_MS, undefined, { signal: ended.signal });
+        const progress = await migrationProgress(qmp);
+        if (!ended.signal.aborted) this.#meter?.report(progress);
+      }
+    };
+    // A QMP that is gone is noticed elsewhere, and a progress that was not reported harms nobody.
+    void report().catch(() => {});
+    try {
+      await completed;
+    } finally {
+      ended.abort();
+    }
+  }
+
+  /** COMMIT, and what the destination makes of it. */
+  async #handOver(): Promise<void> {
+    const peer = this.#peer!;
+    this.#phase = "committed";
+    peer.send({ type: "COMMIT", run: this.#vm!.guestRuns });
+    this.#options.onEvent({ event: "committed" });
+    const resumeMs = await this.#failure.or(
+      withTimeout(this.#running.promise, RUNNING_TIMEOUT_MS, "the destination did not say that the VM runs"),
+    );
+    this.#phase = "done";
+    this.#downtime.running(resumeMs, peer.backlog.minRttMs ?? 0);
+    this.#options.onEvent({ event: "running", resumeMs, isPaused: !this.#vm!.guestRuns });
+    await this.#tidy().catch((error) => this.#warn(`the VM runs at the destination, but here: ${messageOf(error)}`));
+  }
+
+  async #tidy(): Promise<void> {
+    await this.#vm!.restoreSettings();
+    if (this.#options.quit) await this.#qmp!.execute("quit");
+  }
+
+  /** After a failure: makes sure of where the VM is, and says so. */
+  async #giveBack(error: unknown): Promise<Status> {
+    const isCancelled = error instanceof Cancelled;
+    if (this.#phase === "done") return "completed";
+    if (this.#phase === "committed" && !(error instanceof PeerAborted)) {
+      this.#report(error, "the VM is stopped here, and may run at the destination");
+      return "in-doubt";
+    }
+    const wasTouched = this.#phase !== "checking";
+    const hasPeer = this.#peer !== undefined && !(error instanceof PeerAborted || error instanceof PeerRefused);
+    if (hasPeer && this.#phase !== "committed") this.#abortPeer(error, wasTouched);
+    const whereabouts = await this.#resumeHere(error, wasTouched);
+    if (isCancelled) this.#warn(`cancelled: ${whereabouts}`);
+    else this.#report(error, whereabouts);
+    if (!wasTouched) return isCancelled ? "cancelled" : "refused";
+    return isCancelled ? "cancelled" : "failed";
+  }
+
+  #abortPeer(error: unknown, wasTouched: boolean): void {
+    const code = error instanceof GodwitError ? error.code : "MIGRATION_FAILED";
+    try {
+      this.#peer!.send({ type: wasTouched ? "ABORT" : "REFUSE", code, message: messageOf(error) });
+    } catch {
+      // The greeting was not over: closing the connection says enough.
+    }
+  }
+
+  /** Returns in words where the VM is. */
+  async #resumeHere(error: unknown, wasTouched: boolean): Promise<string> {
+    if (!wasTouched) return "nothing was changed, the VM is as it was";
+    if (error instanceof GodwitError && error.code === "MIGRATION_SOURCE_GONE")
+      return "it took the VM with it, and the destination did not take over";
+    try {
+      await this.#vm!.giveBack();
+      return this.#vm!.guestRuns ? "the VM keeps running here" : "the VM stays paused here, as it was";
+    } catch (error) {
+      return `the VM is here, but it is not sure that it runs: ${messageOf(error)}`;
+    }
+  }
+
+  #onQmpEvent(event: QmpEvent): void {
+    if (this.#phase !== "streaming") return;
+    if (event.name === "MIGRATION_PASS") this.#onSync();
+    const stop = this.#vm!.onEvent(event);
+    if (stop === undefined) return;
+    this.#downtime.stopped(event);
+    this.#sender?.hurry();
+    stop.then(
+      (byMigration) => byMigration && this.#sendSwitchover(),
+      () => {}, // The QMP is gone, which is noticed elsewhere.
+    );
+  }
+
+  #onSync(): void {
+    this.#meter?.onSync();
+    migrationProgress(this.#qmp!).then(
+      (progress) => this.#phase === "streaming" && this.#meter?.report(progress),
+      () => {},
+    );
+  }
+
+  /** Once COMMIT has left, the source QEMU has nothing to do with the VM any more. */
+  #onSourceGone(error: GodwitError | undefined): void {
+    if (error === undefined || this.#phase === "committed" || this.#phase === "done") return;
+    this.#failure.report(
+      new GodwitError("MIGRATION_SOURCE_GONE", `the source QEMU is gone: ${error.message}`, {}, { cause: error }),
+    );
+  }
+
+  #sendSwitchover(): void {
+    if (this.#hasSentSwitchover || this.#failure.signal.aborted) return;
+    this.#hasSentSwitchover = true;
+    this.#peer!.send({ type: "SWITCHOVER" });
+    this.#options.onEvent({ event: "switchover", elapsedMs: performance.now() - this.#startMs });
+  }
+
+  #onMessage(message: Message): void {
+    switch (message.type) {
+      case "WELCOME":
+        return this.#welcome.resolve(message);
+      case "REFUSE":
+        return this.#failure.report(new PeerRefused(message.code, message.message));
+      case "ABORT":
+        return this.#failure.report(new PeerAborted(message.code, message.message));
+      case "ACK":
+        return this.#sender?.acknowledge(message.rawOffset, message.wireBytes);
+      case "RETURN":
+        return this.#sender?.writeReturn(Buffer.from(message.bytes));
+      case "RETURN_END":
+        return this.#sender?.endReturn();
+      case "LOADED":
+        this.#downtime.loaded(message.loadMs, this.#sender!.lastReadMs);
+        this.#options.onEvent({ event: "loaded", loadMs: message.loadMs });
+        return this.#loaded.resolve();
+      case "RUNNING":
+        return this.#running.resolve(message.resumeMs);
+      default:
+        throw new GodwitError("WIRE_OUT_OF_ORDER", `a receiver does not send ${message.type}`);
+    }
+  }
+
+  #warn(message: string): void {
+    this.#options.onEvent({ event: "warning", message });
+  }
+
+  #report(error: unknown, vm: string): void {
+    const code = error instanceof GodwitError ? error.code : "MIGRATION_FAILED";
+    this.#options.onEvent({ event: "error", code, message: messageOf(error), vm, advice: adviceFor(error, "source") });
+  }
+
+  #summary(status: Status): SourceSummary {
+    const counts = this.#sender?.counts;
+    const parts = this.#vm?.guestRuns ? this.#downtime.parts : null;
+    return {
+      event: "summary",
+      role: "source",
+      status,
+      session: this.#session,
+      totalMs: performance.now() - this.#startMs,
+      downtimeMs: parts === null ? null : Object.values(parts).reduce((sum, ms) => sum + ms, 0),
+      downtimeParts: parts,
+      wireBytes: this.#peer?.wireBytes ?? 0,
+      rawBytes: this.#sender?.rawBytes ?? 0,
+      rounds: this.#meter?.rounds ?? 0,
+      memoryBytes: this.#memoryBytes,
+      pages: {
+        zeroPages: counts?.zeroPages ?? 0,
+        literalPages: counts?.literalPages ?? 0,
+        blankPages: counts?.blankPages ?? 0,
+        rawPages: counts?.rawPages ?? 0,
+      },
+      bodies: { none: 0, zstd: 0, ...this.#sender?.codecCounts },
+      roundTripMs: this.#peer?.backlog.minRttMs ?? null,
+    };
+  }
+}
+
+/** The destination has given up: it never ran the VM, and never will. */
+class PeerAborted extends GodwitError {
+  constructor(code: string, message: string) {
+    super("PEER_ABORTED", `the destination gave up: ${message}`, { code });
+  }
+}
+
+class PeerRefused extends GodwitError {
+  constructor(code: string, message: string) {
+    super("PEER_REFUSED", `the destination refuses: ${message}`, { code });
+  }
+}
+
+interface SocketServer extends AsyncDisposable {
+  path: string;
+  /** The first connection, paused. */
+  accepted: Promise<net.Socket>;
+}
+
+async function listenOn(path: string): Promise<SocketServer> {
+  const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true });
+  server.listen(path);
+  await once(server, "listening");
+  const accepted = once(server, "connection").then(([socket]) => {
+    server.close();
+    return socket as net.Socket;
+  });
+  accepted.catch(() => {});
+  return { path, accepted, [Symbol.asyncDispose]: async () => void server.close() };
+}
+
+async function withTimeout<T>(promise: Promise<T>, ms: number, what: string): Promise<T> {
+  const timer = new AbortController();
+  try {
+    const late = delay(ms, undefined, { signal: timer.signal }).then(() => {
+      throw new GodwitError("MIGRATION_TIMEOUT", `${what} within ${ms / 1000} s`);
+    });
+    late.catch(() => {});
+    return await Promise.race([promise, late]);
+  } finally {
+    timer.abort();
+  }
+}
