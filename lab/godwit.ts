@@ -2,7 +2,7 @@ import { spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { MigrationEvent } from "../src/migration/events.ts";
+import type { EventListener, MigrationEvent } from "../src/migration/events.ts";
 import { formatPskFile, generatePsk } from "../src/wire/psk.ts";
 import { blackoutMs } from "./blackout.ts";
 import type { Host } from "./hosts.ts";
@@ -32,8 +32,8 @@ export interface GodwitProcess extends AsyncDisposable {
   kill(signal: NodeJS.Signals): void;
 }
 
-/** Starts `godwit ARGS` on a host. Disposing it kills it. */
-export function startGodwit(host: Host, args: readonly string[]): GodwitProcess {
+/** Starts `godwit ARGS` on a host; `onEvent` is told of each event as it comes. Disposing it kills it. */
+export function startGodwit(host: Host, args: readonly string[], onEvent?: EventListener): GodwitProcess {
   // It must not outlive us, however we end.
   const argv = host.command(["setpriv", "--pdeathsig", "KILL", PROGRAM, ...args]);
   const child = spawn(argv[0]!, argv.slice(1), { stdio: ["ignore", "pipe", "pipe"] });
@@ -47,7 +47,11 @@ export function startGodwit(host: Host, args: readonly string[]): GodwitProcess 
     stdout += text;
     const lines = (rest + text).split("\n");
     rest = lines.pop()!;
-    for (const line of lines) if (line.startsWith("{")) events.push(JSON.parse(line));
+    for (const line of lines.filter((line) => line.startsWith("{"))) {
+      const parsed = JSON.parse(line) as MigrationEvent;
+      events.push(parsed);
+      onEvent?.(parsed);
+    }
     for (const look of [...waiting]) look();
   });
   const exited = new Promise<GodwitExit>((resolve) => {
@@ -104,6 +108,8 @@ export interface MigrationOptions {
   readonly destinationQmp?: string;
   readonly sendArgs?: readonly string[];
   readonly receiveArgs?: readonly string[];
+  /** Is told of each event of `send` as it comes. */
+  readonly onEvent?: EventListener;
 }
 
 /** `godwit receive` and `godwit send`, started for a pair. */
@@ -127,7 +133,7 @@ export async function startMigration(pair: Pair, options: MigrationOptions = {})
   await receive.event("listening");
   const sendQmp = ["--qmp", options.sourceQmp ?? pair.source.qmpPath];
   const sendArgs = ["send", ...sendQmp, "--to", address, ...common, ...(options.sendArgs ?? [])];
-  const send = stack.use(startGodwit(pair.hosts.source, sendArgs));
+  const send = stack.use(startGodwit(pair.hosts.source, sendArgs, options.onEvent));
   const resources = stack.move();
   return { send, receive, pskPath: key.path, [Symbol.asyncDispose]: () => resources.disposeAsync() };
 }

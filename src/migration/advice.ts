@@ -29,7 +29,15 @@ const ADVICE: Readonly<Record<string, string | Readonly<Record<Side, string>>>> 
   MIGRATION_SOURCE_GONE: "start it again from its disk; the destination QEMU has to be started afresh",
   MIGRATION_DESTINATION_FAILED: "see QEMU's log at the destination; start it with the same devices, memory and CPU",
   MIGRATION_DESTINATION_GONE: "see QEMU's log at the destination, and start it afresh",
-  PEER_ABORTED: "see what godwit receive says there; then start the destination QEMU and godwit receive again",
+  PEER_ABORTED: {
+    source: "see what godwit receive says there; then start the destination QEMU and godwit receive again",
+    destination: "see what godwit send says there; then start the destination QEMU and godwit receive again",
+  },
+  WIRE_PSK_MISSING: "make a key with godwit key, and copy it to both hosts",
+  WIRE_PSK_FORMAT: "make a key with godwit key, and copy it to both hosts",
+  WIRE_PSK_PERMISSIONS: "chmod 600 it; if others may have read it, make a new one with godwit key",
+  WIRE_BAD_ADDRESS: "give ADDR, ADDR:PORT or [IPV6]:PORT",
+  QMP_CLOSED: "check that QEMU still runs, and see its log",
   PEER_REFUSED: "change what it names, and try again",
 };
 
@@ -38,9 +46,13 @@ const OTHERWISE: Readonly<Record<Side, string>> = {
   destination: "start the destination QEMU afresh, and godwit receive again",
 };
 
-/** What to do about `error`, in one clause, for whoever runs godwit at that side. */
-export function adviceFor(error: unknown, side: Side): string {
+/** What to do about `error`, in one clause, for whoever runs godwit at that side; undefined where only it itself tells. */
+export function specificAdviceFor(error: unknown, side: Side): string | undefined {
   const advice = error instanceof GodwitError ? ADVICE[error.code] : undefined;
-  if (advice === undefined) return OTHERWISE[side];
-  return typeof advice === "string" ? advice : advice[side];
+  return typeof advice === "object" ? advice[side] : advice;
+}
+
+/** What to do about an error that has ended a migration. */
+export function adviceFor(error: unknown, side: Side): string {
+  return specificAdviceFor(error, side) ?? OTHERWISE[side];
 }

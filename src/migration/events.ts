@@ -29,11 +29,16 @@ export interface DowntimeParts {
   resumeMs: number;
 }
 
+/** Pages by the form in which they were sent. */
+export type Pages = Pick<FormCounts, "zeroPages" | "literalPages" | "blankPages" | "rawPages">;
+
 /** A view of a running migration, a few times a second. Rates are over the last second. */
 export interface Progress {
   elapsedMs: number;
   /** 0 is the bulk round. */
   round: number;
+  /** Sent so far. */
+  pages: Pages;
   rawBytes: number;
   wireBytes: number;
   /** QEMU's estimate of the guest memory still to send. */
@@ -49,8 +54,6 @@ export interface Progress {
   /** Until the end at these rates; null while the guest dirties memory as fast as it can be sent. */
   expectedEndMs: number | null;
 }
-
-export type Pages = Pick<FormCounts, "zeroPages" | "literalPages" | "blankPages" | "rawPages">;
 
 export interface SourceSummary {
   event: "summary";
@@ -99,11 +102,15 @@ export type MigrationEvent =
     }
   | ({ event: "progress" } & Progress)
   | { event: "receiving"; elapsedMs: number; rawBytes: number; wireBytes: number; linkBytesPerSecond: number }
+  /** QEMU's downtime-limit was changed, and why. */
+  | { event: "limit"; downtimeLimitMs: number; reason: string }
   | { event: "switchover"; elapsedMs: number }
   | { event: "loaded"; loadMs: number }
   | { event: "committed" }
   | { event: "running"; resumeMs: number; isPaused: boolean }
   | { event: "warning"; message: string }
+  /** A person ended it; `vm` says where the VM is. */
+  | { event: "cancelled"; vm: string }
   | { event: "error"; code: string; message: string; vm: string; advice: string }
   | SourceSummary
   | DestinationSummary;

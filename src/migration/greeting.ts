@@ -1,8 +1,9 @@
+import packageJson from "../../package.json" with { type: "json" };
 import { GodwitError } from "../errors.ts";
 import { compareFacts, type VmFacts, vmFactsSchema } from "../qemu/facts.ts";
 
 /** What HELLO and WELCOME say of a program. */
-export const PROGRAM = "godwit 0.1.0";
+export const PROGRAM = `godwit ${packageJson.version}`;
 
 /**
  * The peer's facts, checked.

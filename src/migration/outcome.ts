@@ -1,3 +1,4 @@
+import { setTimeout as delay } from "node:timers/promises";
 import { GodwitError } from "../errors.ts";
 
 /** Why a migration was ended from outside. */
@@ -34,5 +35,33 @@ export class Failure {
     step.catch(() => {});
     this.#abort.signal.throwIfAborted();
     return Promise.race([step, this.#failed.promise]);
+  }
+}
+
+/** The destination has given up: it never ran the VM, and never will. */
+export class PeerAborted extends GodwitError {
+  constructor(code: string, message: string) {
+    super("PEER_ABORTED", `the destination gave up: ${message}`, { code });
+  }
+}
+
+/** The destination does not begin with it. */
+export class PeerRefused extends GodwitError {
+  constructor(code: string, message: string) {
+    super("PEER_REFUSED", `the destination refuses: ${message}`, { code });
+  }
+}
+
+/** Waits for `promise` for `ms` at most. @throws GodwitError MIGRATION_TIMEOUT: `what` within so many seconds */
+export async function withTimeout<T>(promise: Promise<T>, ms: number, what: string): Promise<T> {
+  const timer = new AbortController();
+  try {
+    const late = delay(ms, undefined, { signal: timer.signal }).then(() => {
+      throw new GodwitError("MIGRATION_TIMEOUT", `${what} within ${ms / 1000} s`);
+    });
+    late.catch(() => {});
+    return await Promise.race([promise, late]);
+  } finally {
+    timer.abort();
   }
 }

@@ -1,5 +1,7 @@
 /** A burst that is let through at once: at 1 Gbit/s 4 ms. */
 const BURST_BYTES = 512 * 1024;
+/** How long after the rate has last held something back it counts as the bottleneck. */
+const FRESH_MS = 1000;
 
 /** Holds what is sent to a rate, by saying how long to wait. Pure: time is passed in, in milliseconds. */
 export class Pacer {
@@ -7,6 +9,7 @@ export class Pacer {
   /** Bytes sent above the rate so far, less what time has allowed since. */
   #debtBytes = 0;
   #atMs: number | undefined;
+  #heldBackAtMs = Number.NEGATIVE_INFINITY;
 
   /** @param bytesPerSecond undefined: no limit. */
   constructor(bytesPerSecond: number | undefined) {
@@ -23,7 +26,14 @@ export class Pacer {
   waitMs(nowMs: number): number {
     if (this.#bytesPerMs === Number.POSITIVE_INFINITY) return 0;
     this.#pay(nowMs);
-    return (this.#debtBytes - BURST_BYTES) / this.#bytesPerMs;
+    const waitMs = (this.#debtBytes - BURST_BYTES) / this.#bytesPerMs;
+    if (waitMs > 0) this.#heldBackAtMs = nowMs;
+    return waitMs;
+  }
+
+  /** The rate while it is what holds sending back, else infinite; in bytes per second. */
+  limitingBytesPerSecond(nowMs: number): number {
+    return nowMs - this.#heldBackAtMs < FRESH_MS ? this.#bytesPerMs * 1000 : Number.POSITIVE_INFINITY;
   }
 
   /** No limit from here on. */

@@ -110,6 +110,12 @@ export class Peer {
     this.#connection.end();
   }
 
+  /** As `end`; resolves when the peer has closed its side too. */
+  async goodbye(): Promise<void> {
+    this.end();
+    await this.closed.catch(() => {});
+  }
+
   destroy(): void {
     clearInterval(this.#pulse);
     this.#connection.destroy();

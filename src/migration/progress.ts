@@ -1,6 +1,6 @@
 import type { MigrationProgress } from "../qemu/migrate.ts";
 import { PAGE_BYTES } from "../stream/format.ts";
-import type { EventListener } from "./events.ts";
+import type { EventListener, Pages } from "./events.ts";
 
 /** Rates are over the last stretch of this length. */
 const RATE_MS = 1000;
@@ -85,6 +85,7 @@ export class ProgressMeter {
       event: "progress",
       elapsedMs: now.atMs - this.#start.atMs,
       round: Math.max(0, this.#syncs - 1),
+      pages: pagesOf(this.#counters.sender.counts),
       rawBytes: now.rawBytes,
       wireBytes: now.wireBytes,
       remainingBytes: qemu.ramRemainingBytes,
@@ -108,4 +109,9 @@ export class ProgressMeter {
     const pages = counts.zeroPages + counts.literalPages + counts.blankPages + counts.rawPages;
     return { atMs: performance.now(), pages, rawBytes, wireBytes: this.#counters.peer.wireBytes };
   }
+}
+
+/** The pages of `counts`, without what else it counts. */
+export function pagesOf({ zeroPages, literalPages, blankPages, rawPages }: Readonly<Pages>): Pages {
+  return { zeroPages, literalPages, blankPages, rawPages };
 }

@@ -232,10 +232,18 @@ export class StreamSender {
   #sendBatch(batch: Batch): void {
     const bodyBytes = batch.tokens.length + batch.payloadBytes;
     const header = { rawOffset: batch.rawOffset, rawBytes: batch.rawBytes, bodyBytes, tokenBytes: batch.tokens.length };
-    const link = this.#outlet.backlog.isLimiting(this.#now()) ? this.#outlet.backlog.goodputBytesPerSecond : undefined;
-    const codec = this.#options.codec === "none" ? "none" : this.#codecChoice.choose(link);
+    const codec = this.#options.codec === "none" ? "none" : this.#codecChoice.choose(this.#limitingBytesPerSecond());
     if (codec === "zstd") this.#pack(header, this.#gather(batch));
     else this.#enqueue({ type: "DATA", chunks: this.#plainChunks(header, batch) });
+  }
+
+  /** The speed of the link, or the rate that a user allows it, where that is what holds the migration back. */
+  #limitingBytesPerSecond(): number | undefined {
+    const now = this.#now();
+    const { backlog } = this.#outlet;
+    const link = backlog.isLimiting(now) ? backlog.goodputBytesPerSecond : Number.POSITIVE_INFINITY;
+    const limit = Math.min(link, this.#pacer.limitingBytesPerSecond(now));
+    return Number.isFinite(limit) ? limit : undefined;
   }
 
   /** Header and tokens in one chunk, then the payload where it stands. */

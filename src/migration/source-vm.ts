@@ -1,5 +1,5 @@
 import { GodwitError } from "../errors.ts";
-import type { QmpEvent } from "../qemu/commands.ts";
+import type { MigrationParameters, QmpEvent } from "../qemu/commands.ts";
 import {
   assertCanBeSource,
   type MigrationStatus,
@@ -13,6 +13,8 @@ import type { QmpClient } from "../qemu/qmp.ts";
 const ENDED: readonly MigrationStatus[] = ["none", "completed", "failed", "cancelled"];
 /** QEMU cancels by shutting its socket; it takes longer only while it saves the state of a large device. */
 const CANCEL_TIMEOUT_MS = 30_000;
+/** DEFAULT_MIGRATE_SET_DOWNTIME (QEMU migration/options.c), for a QEMU that does not tell. */
+const QEMU_DOWNTIME_LIMIT_MS = 300;
 
 /** The source QEMU during a migration: what is asked of it, and the way back. */
 export class SourceVm {
@@ -24,7 +26,7 @@ export class SourceVm {
   /** Set when the guest stops while the migration runs: whether that was the switch-over. */
   #stop: Promise<boolean> | undefined;
   #undoCapabilities: Record<string, boolean> = {};
-  #maxBandwidth: number | undefined;
+  #undoParameters: MigrationParameters = {};
 
   private constructor(qmp: QmpClient, guestRuns: boolean) {
     this.#qmp = qmp;
@@ -41,15 +43,16 @@ export class SourceVm {
   }
 
   /**
-   * Starts the migration to a unix socket.
+   * Starts the migration to a unix socket, with the downtime-limit that `limitFor` makes of the one that QEMU has.
    *
    * QEMU's own rate limit is taken off: it would count raw bytes, where the limit that a user means is of wire bytes.
    */
-  async start(socketPath: string): Promise<void> {
+  async start(socketPath: string, limitFor: (downtimeLimitMs: number) => number): Promise<void> {
     this.#undoCapabilities = await setCapabilities(this.#qmp, { events: true, "return-path": true });
     const parameters = await this.#qmp.execute("query-migrate-parameters");
-    this.#maxBandwidth = parameters["max-bandwidth"];
-    await this.#qmp.execute("migrate-set-parameters", { "max-bandwidth": 0 });
+    const { "max-bandwidth": bandwidth = 0, "downtime-limit": limitMs = QEMU_DOWNTIME_LIMIT_MS } = parameters;
+    this.#undoParameters = { "max-bandwidth": bandwidth, "downtime-limit": limitMs };
+    await this.#qmp.execute("migrate-set-parameters", { "max-bandwidth": 0, "downtime-limit": limitFor(limitMs) });
     this.#hasStarted = true;
     await this.#qmp.execute("migrate", { uri: `unix:${socketPath}` });
   }
@@ -121,12 +124,17 @@ export class SourceVm {
     }
   }
 
-  /** Puts back what `start` changed in QEMU's settings. */
+  /** Sets QEMU's downtime-limit; it counts from QEMU's next look at its speed, at most 100 ms later. */
+  async setDowntimeLimit(limitMs: number): Promise<void> {
+    await this.#qmp.execute("migrate-set-parameters", { "downtime-limit": limitMs });
+  }
+
+  /** Puts back what was changed in QEMU's settings. */
   async restoreSettings(): Promise<void> {
-    if (this.#maxBandwidth !== undefined) {
-      await this.#qmp.execute("migrate-set-parameters", { "max-bandwidth": this.#maxBandwidth });
-      this.#maxBandwidth = undefined;
+    if (Object.keys(this.#undoParameters).length > 0) {
+      await this.#qmp.execute("migrate-set-parameters", this.#undoParameters);
     }
+    this.#undoParameters = {};
     await setCapabilities(this.#qmp, this.#undoCapabilities);
     this.#undoCapabilities = {};
   }

@@ -1,9 +1,8 @@
 import { randomBytes } from "node:crypto";
-import { once } from "node:events";
-import net from "node:net";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { PAGE_FORMAT } from "../compact/limits.ts";
+import { SwitchoverLimit } from "../control/switchover-limit.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import type { QmpEvent } from "../qemu/commands.ts";
 import { readFacts, type VmFacts } from "../qemu/facts.ts";
@@ -14,11 +13,12 @@ import type { Message } from "../wire/messages.ts";
 import { connect, type Security } from "../wire/transport.ts";
 import { adviceFor } from "./advice.ts";
 import { Downtime } from "./downtime.ts";
-import type { EventListener, SourceSummary, Status } from "./events.ts";
+import type { EventListener, Pages, SourceSummary, Status } from "./events.ts";
 import { assertMatch, assertPageFormat, PROGRAM, parseFacts } from "./greeting.ts";
-import { Cancelled, Failure } from "./outcome.ts";
+import { listenOnce } from "./listen-once.ts";
+import { Cancelled, Failure, PeerAborted, PeerRefused, withTimeout } from "./outcome.ts";
 import { Peer } from "./peer.ts";
-import { ProgressMeter } from "./progress.ts";
+import { ProgressMeter, pagesOf } from "./progress.ts";
 import { StreamSender } from "./sender.ts";
 import { makeSocketFolder } from "./socket-folder.ts";
 import { SourceVm } from "./source-vm.ts";
@@ -29,8 +29,11 @@ const WELCOME_TIMEOUT_MS = 20_000;
 const CONNECT_TIMEOUT_MS = 20_000;
 /** How long the destination has to say that the VM runs, after COMMIT. */
 const RUNNING_TIMEOUT_MS = 60_000;
+/** How long a peer that was told that it is over gets to hear it. */
+const GOODBYE_MS = 2_000;
 /** How often progress is reported. */
 const PROGRESS_MS = 250;
+const NO_PAGES: Pages = { zeroPages: 0, literalPages: 0, blankPages: 0, rawPages: 0 };
 
 export interface SourceOptions {
   qmpPath: string;
@@ -78,6 +81,9 @@ class SourceMigration {
   #sender: StreamSender | undefined;
   #meter: ProgressMeter | undefined;
   #memoryBytes = 0;
+  #limit: SwitchoverLimit | undefined;
+  /** The guest was stopped: QEMU is about to switch over. */
+  #isStopped = false;
   #hasSentSwitchover = false;
 
   constructor(options: SourceOptions) {
@@ -157,7 +163,7 @@ class SourceMigration {
     const { onEvent, maxBytesPerSecond, codec, qmpPath } = this.#options;
     const [qmp, vm, peer] = [this.#qmp!, this.#vm!, this.#peer!];
     await using folder = await makeSocketFolder(qmpPath);
-    await using server = await listenOn(join(folder.path, "source.sock"));
+    await using server = await listenOnce(join(folder.path, "source.sock"));
     const sender = new StreamSender(peer, {
       maxBytesPerSecond,
       codec: codec ?? "auto",
@@ -168,7 +174,11 @@ class SourceMigration {
     peer.startPulse();
     this.#phase = "streaming";
     onEvent({ event: "started", memoryBytes: this.#memoryBytes });
-    const completed = this.#failure.or(vm.start(server.path)).then(() => vm.completed(this.#failure.signal));
+    const started = vm.start(server.path, (limitMs) => {
+      this.#limit = new SwitchoverLimit(limitMs);
+      return this.#limit.limitMs;
+    });
+    const completed = this.#failure.or(started).then(() => vm.completed(this.#failure.signal));
     if (!vm.guestRuns) this.#sendSwitchover();
     const accepted = await this.#failure.or(
       Promise.race([
@@ -189,7 +199,7 @@ class SourceMigration {
       while (!ended.signal.aborted) {
         await delay(PROGRESS_MS, undefined, { signal: ended.signal });
         const progress = await migrationProgress(qmp);
-        if (!ended.signal.aborted) this.#meter?.report(progress);
+        if (!ended.signal.aborted && !this.#isStopped) this.#meter?.report(progress);
       }
     };
     // A QMP that is gone is noticed elsewhere, and a progress that was not reported harms nobody.
@@ -233,7 +243,9 @@ class SourceMigration {
     const hasPeer = this.#peer !== undefined && !(error instanceof PeerAborted || error instanceof PeerRefused);
     if (hasPeer && this.#phase !== "committed") this.#abortPeer(error, wasTouched);
     const whereabouts = await this.#resumeHere(error, wasTouched);
-    if (isCancelled) this.#warn(`cancelled: ${whereabouts}`);
+    // Else what we have told the peer might be lost with the connection.
+    if (hasPeer) await Promise.race([this.#peer!.goodbye(), delay(GOODBYE_MS, undefined, { ref: false })]);
+    if (isCancelled) this.#options.onEvent({ event: "cancelled", vm: whereabouts });
     else this.#report(error, whereabouts);
     if (!wasTouched) return isCancelled ? "cancelled" : "refused";
     return isCancelled ? "cancelled" : "failed";
@@ -266,6 +278,7 @@ class SourceMigration {
     if (event.name === "MIGRATION_PASS") this.#onSync();
     const stop = this.#vm!.onEvent(event);
     if (stop === undefined) return;
+    this.#isStopped = true;
     this.#downtime.stopped(event);
     this.#sender?.hurry();
     stop.then(
@@ -274,11 +287,25 @@ class SourceMigration {
     );
   }
 
+  /** QEMU has looked for dirty pages: a round ends, and what is left says whether another one would bring the end nearer. */
   #onSync(): void {
     this.#meter?.onSync();
     migrationProgress(this.#qmp!).then(
-      (progress) => this.#phase === "streaming" && this.#meter?.report(progress),
+      (progress) => {
+        if (this.#phase !== "streaming" || this.#isStopped) return;
+        this.#meter?.report(progress);
+        if (progress.dirtySyncCount > 1) this.#decide(progress.ramRemainingBytes);
+      },
       () => {},
+    );
+  }
+
+  #decide(remainingBytes: number): void {
+    const decision = this.#limit?.onRound(remainingBytes);
+    if (decision === undefined) return;
+    this.#options.onEvent({ event: "limit", downtimeLimitMs: decision.limitMs, reason: decision.reason });
+    this.#vm!.setDowntimeLimit(decision.limitMs).catch((error) =>
+      this.#warn(`the limit was not set: ${messageOf(error)}`),
     );
   }
 
@@ -332,7 +359,6 @@ class SourceMigration {
   }
 
   #summary(status: Status): SourceSummary {
-    const counts = this.#sender?.counts;
     const parts = this.#vm?.guestRuns ? this.#downtime.parts : null;
     return {
       event: "summary",
@@ -346,58 +372,9 @@ class SourceMigration {
       rawBytes: this.#sender?.rawBytes ?? 0,
       rounds: this.#meter?.rounds ?? 0,
       memoryBytes: this.#memoryBytes,
-      pages: {
-        zeroPages: counts?.zeroPages ?? 0,
-        literalPages: counts?.literalPages ?? 0,
-        blankPages: counts?.blankPages ?? 0,
-        rawPages: counts?.rawPages ?? 0,
-      },
+      pages: pagesOf(this.#sender?.counts ?? NO_PAGES),
       bodies: { none: 0, zstd: 0, ...this.#sender?.codecCounts },
       roundTripMs: this.#peer?.backlog.minRttMs ?? null,
     };
-  }
-}
-
-/** The destination has given up: it never ran the VM, and never will. */
-class PeerAborted extends GodwitError {
-  constructor(code: string, message: string) {
-    super("PEER_ABORTED", `the destination gave up: ${message}`, { code });
-  }
-}
-
-class PeerRefused extends GodwitError {
-  constructor(code: string, message: string) {
-    super("PEER_REFUSED", `the destination refuses: ${message}`, { code });
-  }
-}
-
-interface SocketServer extends AsyncDisposable {
-  path: string;
-  /** The first connection, paused. */
-  accepted: Promise<net.Socket>;
-}
-
-async function listenOn(path: string): Promise<SocketServer> {
-  const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true });
-  server.listen(path);
-  await once(server, "listening");
-  const accepted = once(server, "connection").then(([socket]) => {
-    server.close();
-    return socket as net.Socket;
-  });
-  accepted.catch(() => {});
-  return { path, accepted, [Symbol.asyncDispose]: async () => void server.close() };
-}
-
-async function withTimeout<T>(promise: Promise<T>, ms: number, what: string): Promise<T> {
-  const timer = new AbortController();
-  try {
-    const late = delay(ms, undefined, { signal: timer.signal }).then(() => {
-      throw new GodwitError("MIGRATION_TIMEOUT", `${what} within ${ms / 1000} s`);
-    });
-    late.catch(() => {});
-    return await Promise.race([promise, late]);
-  } finally {
-    timer.abort();
   }
 }

@@ -56,14 +56,14 @@ function readPrivate(path: string): string {
   } catch (cause) {
     const missing = (cause as NodeJS.ErrnoException).code === "ENOENT";
     const message = missing
-      ? `there is no key file ${path}: make one with \`godwit key ${path}\` and copy it to the other host`
+      ? `there is no key file ${path}`
       : `the key file ${path} can't be opened: ${messageOf(cause)}`;
     throw new GodwitError("WIRE_PSK_MISSING", message, { path }, { cause });
   }
   try {
     const { mode } = fstatSync(file);
     if ((mode & 0o077) !== 0) {
-      const message = `others can read the key file ${path}: run \`chmod 600 ${path}\``;
+      const message = `others can read the key file ${path}`;
       throw new GodwitError("WIRE_PSK_PERMISSIONS", message, { path, mode: (mode & 0o777).toString(8) });
     }
     const buffer = Buffer.alloc(MAX_FILE_BYTES);

@@ -178,7 +178,7 @@ test("a destination QEMU that refuses the stream", async () => {
 
 test("the destination QEMU dies half way", async () => {
   await using parts = await underWay();
-  await parts.migration.send.event("progress");
+  await parts.migration.receive.event("receiving");
   process.kill(parts.pair.destination.pid, "SIGKILL");
   const [sent, received] = await Promise.all([parts.migration.send.exited, parts.migration.receive.exited]);
   expectLine(sent, 1, /the destination QEMU ended/, KEEPS_RUNNING);
@@ -187,14 +187,14 @@ test("the destination QEMU dies half way", async () => {
 
 test("receive dies half way: the link is closed", async () => {
   await using parts = await underWay();
-  await parts.migration.send.event("progress");
+  await parts.migration.receive.event("receiving");
   parts.migration.receive.kill("SIGKILL");
   expectLine(await parts.migration.send.exited, 1, /closed the connection/, KEEPS_RUNNING);
 });
 
 test("send dies half way: receive ends the copy, and QEMU itself gives the guest back", async () => {
   await using parts = await underWay();
-  await parts.migration.send.event("progress");
+  await parts.migration.receive.event("receiving");
   parts.migration.send.kill("SIGKILL");
   expectLine(await parts.migration.receive.exited, 1, /closed the connection/, /does not run here/);
   await parts.pair.destination.exited;
@@ -202,7 +202,7 @@ test("send dies half way: receive ends the copy, and QEMU itself gives the guest
 
 test("Ctrl-C at the source", async () => {
   await using parts = await underWay();
-  await parts.migration.send.event("progress");
+  await parts.migration.receive.event("receiving");
   parts.migration.send.kill("SIGINT");
   const [sent, received] = await Promise.all([parts.migration.send.exited, parts.migration.receive.exited]);
   expect(sent.code).toBe(130);
@@ -214,7 +214,7 @@ test("Ctrl-C at the source", async () => {
 
 test("Ctrl-C at the destination", async () => {
   await using parts = await underWay();
-  await parts.migration.send.event("progress");
+  await parts.migration.receive.event("receiving");
   parts.migration.receive.kill("SIGINT");
   const [sent, received] = await Promise.all([parts.migration.send.exited, parts.migration.receive.exited]);
   expectLine(sent, 1, /the destination gave up/, KEEPS_RUNNING);
@@ -224,7 +224,7 @@ test("Ctrl-C at the destination", async () => {
 
 test("a second sender is turned away and does not disturb the first", async () => {
   await using parts = await underWay();
-  await parts.migration.send.event("progress");
+  await parts.migration.receive.event("receiving");
   await using other = await startVm({ name: "other", host: hosts.source, load: LOAD, paused: true });
   const address = await parts.migration.receive.event("listening");
   const to = `${address.host}:${address.port}`;

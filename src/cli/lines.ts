@@ -1,0 +1,112 @@
+/** The lines that stay: what has happened, in words. Pure. */
+import type { DestinationSummary, DowntimeParts, MigrationEvent, Pages, SourceSummary } from "../migration/events.ts";
+import type { VmFacts } from "../qemu/facts.ts";
+import { formatAddress } from "../wire/address.ts";
+import { formatBytes, formatCount, formatDuration, formatLinkRate, oneLine } from "./format.ts";
+
+export type Role = "source" | "destination";
+
+/** The line on stderr for people: what happened, what it means for the VM, what to do. */
+export function errorLine(message: string, vm: string, advice: string): string {
+  return oneLine(`godwit: ${[message, vm, advice].filter((clause) => clause !== "").join("; ")}`);
+}
+
+/** What an event says to a reader of a log; undefined where a log is better off without it. */
+export function logLine(event: MigrationEvent, role: Role): string | undefined {
+  switch (event.event) {
+    case "listening":
+      return `listening on ${formatAddress(event)}`;
+    case "connected":
+      return role === "source"
+        ? `connected to ${event.peer}, ${vmText(event.vm)}, round trip ${formatDuration(event.roundTripMs)}`
+        : `connected by ${event.peer}, ${vmText(event.vm)}`;
+    case "started":
+      return `started, ${formatBytes(event.memoryBytes)} of guest memory`;
+    case "round":
+      return roundLine(event);
+    case "limit":
+      return `QEMU's downtime-limit is now ${event.downtimeLimitMs} ms: ${event.reason}`;
+    case "switchover":
+      return `switchover after ${formatDuration(event.elapsedMs)}: the guest is stopped at the source`;
+    case "loaded":
+      return `loaded at the destination, ${formatDuration(event.loadMs)} after its last byte`;
+    case "committed":
+      return role === "source" ? "handed over: the destination may run the VM" : "taken over: the VM is ours";
+    case "running":
+      return event.isPaused
+        ? "the VM is paused at the destination, as it was at the source"
+        : `the VM runs at the destination, ${formatDuration(event.resumeMs)} after it was handed over`;
+    case "summary":
+      return event.role === "source" ? sourceSummary(event).join("\n") : destinationSummary(event).join("\n");
+    default:
+      return undefined;
+  }
+}
+
+function vmText({ qemuVersion: { major, minor, micro }, machineType, memoryBytes, name }: VmFacts): string {
+  const named = name === null ? "" : `${name}, `;
+  return oneLine(`${named}QEMU ${major}.${minor}.${micro}, ${machineType}, ${formatBytes(memoryBytes)}`);
+}
+
+function roundLine(event: Extract<MigrationEvent, { event: "round" }>): string {
+  const { round, ms, pages, rawBytes, wireBytes, remainingBytes } = event;
+  const rate = ms > 0 ? ` (${formatLinkRate((wireBytes * 1000) / ms)})` : "";
+  const traffic = `${formatBytes(rawBytes)} as ${formatBytes(wireBytes)} on the wire${rate}`;
+  const what = `${formatCount(pages)} pages in ${formatDuration(ms)}, ${traffic}`;
+  return `${roundName(round)}: ${what}, ${formatBytes(remainingBytes)} left`;
+}
+
+export function roundName(round: number): string {
+  return round === 0 ? "round 0 (bulk)" : `round ${round}`;
+}
+
+function sourceSummary(summary: SourceSummary): string[] {
+  const { status, totalMs, rounds, wireBytes, rawBytes, memoryBytes, downtimeMs, downtimeParts, pages } = summary;
+  if (status !== "completed") return [endedLine(summary)];
+  const isPaused = downtimeMs === null || downtimeParts === null;
+  const ratio = wireBytes > 0 ? ` (${(rawBytes / wireBytes).toFixed(1)} : 1)` : "";
+  return [
+    `completed: the VM ${isPaused ? "is paused" : "runs"} at the destination`,
+    `  total     ${formatDuration(totalMs)}, ${rounds} ${rounds === 1 ? "round" : "rounds"}`,
+    `  downtime  ${isPaused ? "none, the VM was paused already" : downtimeText(downtimeMs, downtimeParts)}`,
+    `  bytes     ${formatBytes(rawBytes)} -> ${formatBytes(wireBytes)} on the wire${ratio}`,
+    `  memory    ${formatBytes(memoryBytes)}, pages sent: ${pagesText(pages)}`,
+  ];
+}
+
+function destinationSummary(summary: DestinationSummary): string[] {
+  const { status, totalMs, wireBytes, rawBytes, loadMs, resumeMs } = summary;
+  if (status !== "completed") return [endedLine(summary)];
+  const parts = [`load ${formatDuration(loadMs ?? 0)}`, `resume ${formatDuration(resumeMs ?? 0)}`];
+  return [
+    "completed: the VM is here",
+    `  total     ${formatDuration(totalMs)}, waiting included`,
+    `  downtime  ${parts.join(", ")}; godwit send knows all of it`,
+    `  bytes     ${formatBytes(wireBytes)} on the wire -> ${formatBytes(rawBytes)}`,
+  ];
+}
+
+function endedLine({ status, totalMs, wireBytes }: SourceSummary | DestinationSummary): string {
+  const sent = wireBytes > 0 ? `, ${formatBytes(wireBytes)} on the wire` : "";
+  return `${status === "in-doubt" ? "in doubt" : status} after ${formatDuration(totalMs)}${sent}`;
+}
+
+function downtimeText(downtimeMs: number, parts: DowntimeParts): string {
+  const named: Record<keyof DowntimeParts, string> = {
+    residualMs: "residual",
+    transferMs: "transfer",
+    loadMs: "load",
+    handoffMs: "hand-off",
+    resumeMs: "resume",
+  };
+  const keys = Object.keys(named) as (keyof DowntimeParts)[];
+  return `${formatDuration(downtimeMs)}: ${keys.map((key) => `${named[key]} ${formatDuration(parts[key])}`).join(", ")}`;
+}
+
+function pagesText({ zeroPages, literalPages, blankPages, rawPages }: Pages): string {
+  const forms = { zero: zeroPages, literal: literalPages, blank: blankPages, raw: rawPages };
+  return Object.entries(forms)
+    .filter(([form, pages]) => pages > 0 || form === "zero" || form === "literal")
+    .map(([form, pages]) => `${formatCount(pages)} ${form}`)
+    .join(", ");
+}

@@ -1,0 +1,56 @@
+import { Command } from "commander";
+import { receiveFromPeer } from "../migration/destination.ts";
+import type { Address } from "../wire/address.ts";
+import { EXIT_CODES_HELP } from "./exit-codes.ts";
+import {
+  addressOption,
+  allowOlderQemuOption,
+  type CommonOptions,
+  jsonOption,
+  pskFileOption,
+  qmpOption,
+} from "./options.ts";
+import { runToExit } from "./run.ts";
+
+interface ReceiveOptions extends CommonOptions {
+  listen: Address;
+  once?: true;
+}
+
+const HELP = `
+Start the destination QEMU like the source's, with \`-incoming defer -S\` added.
+
+Examples:
+  godwit receive --qmp /run/vm/qmp.sock --listen 10.0.0.2 --psk-file vm.key
+  godwit receive --qmp /run/vm/qmp.sock --listen [::]:7750 --psk-file vm.key --once --json
+${EXIT_CODES_HELP}`;
+
+export function receiveCommand(): Command {
+  return new Command("receive")
+    .description("take a VM that `godwit send` moves here, and run it")
+    .addOption(qmpOption("destination"))
+    .addOption(addressOption("--listen <address[:port]>", "where to listen; the port is 7747 unless given"))
+    .addOption(pskFileOption())
+    .addOption(jsonOption())
+    .option("--once", "end after the first attempt, even if it was refused")
+    .addOption(allowOlderQemuOption())
+    .addHelpText("after", HELP)
+    .action(receive);
+}
+
+function receive(options: ReceiveOptions): Promise<never> {
+  const words = {
+    waitingFor: "waiting until it is settled where the VM is",
+    leftBehind:
+      "unless the VM runs here, end this QEMU, which may hold a copy of it, and see that the guest goes on at the source",
+  };
+  return runToExit("destination", options, words, (surroundings) =>
+    receiveFromPeer({
+      ...surroundings,
+      qmpPath: options.qmp,
+      listen: options.listen,
+      once: options.once ?? false,
+      allowOlderQemu: options.allowOlderQemu ?? false,
+    }),
+  );
+}

@@ -1,0 +1,47 @@
+import type { EventListener, Status } from "../migration/events.ts";
+import type { Security } from "../wire/transport.ts";
+import { type CancelWords, cancelOnSignals } from "./cancel.ts";
+import { EXIT, exitCodeOf } from "./exit-codes.ts";
+import { errorLine, type Role } from "./lines.ts";
+import { type CommonOptions, securityOf } from "./options.ts";
+import { writeLastWords } from "./output.ts";
+import { openReporter } from "./reporter.ts";
+
+/** What a migration needs of the command line, whichever side it is. */
+export interface Surroundings {
+  security: Security;
+  signal: AbortSignal;
+  onEvent: EventListener;
+}
+
+/**
+ * Runs one side of a migration and ends the process with what it came to.
+ *
+ * @throws WIRE_PSK_MISSING, WIRE_PSK_PERMISSIONS, WIRE_PSK_FORMAT before anything has begun
+ */
+export async function runToExit(
+  role: Role,
+  options: CommonOptions,
+  words: CancelWords,
+  migrate: (surroundings: Surroundings) => Promise<{ status: Status }>,
+): Promise<never> {
+  const security = securityOf(options);
+  process.on("uncaughtException", onBug);
+  const reporter = openReporter(role, options.json ?? false);
+  let code: number;
+  {
+    using cancellation = cancelOnSignals(reporter.say, words);
+    const { status } = await migrate({ security, signal: cancellation.signal, onEvent: reporter.onEvent });
+    code = exitCodeOf(status, cancellation.cause);
+  }
+  await reporter.drained();
+  // Not left to Node: a socket to a host that has gone away would hold the process for minutes.
+  process.exit(code);
+}
+
+/** The VM may be anywhere between the two sides, so this is no plain failure. */
+function onBug(error: Error): never {
+  const line = errorLine("a bug in godwit", "the VM may be stopped: look at both sides", "please report what follows");
+  writeLastWords(`${line}\n${error.stack}\n`);
+  process.exit(EXIT["in-doubt"]);
+}

@@ -1,0 +1,65 @@
+import { Command } from "commander";
+import { migrateToPeer } from "../migration/source.ts";
+import type { Address } from "../wire/address.ts";
+import { EXIT_CODES_HELP } from "./exit-codes.ts";
+import {
+  addressOption,
+  allowOlderQemuOption,
+  type CommonOptions,
+  jsonOption,
+  maxBandwidthOption,
+  pskFileOption,
+  qmpOption,
+} from "./options.ts";
+import { runToExit } from "./run.ts";
+
+interface SendOptions extends CommonOptions {
+  to: Address;
+  maxBandwidth?: number;
+  compress: boolean;
+  quit?: true;
+}
+
+const HELP = `
+Rates: a plain number is bytes per second; K, M, G (or KiB, MiB, GiB) are powers of 1024,
+kB, MB, GB of 1000; kbit, Mbit, Gbit are bits.
+
+Examples:
+  godwit send --qmp /run/vm/qmp.sock --to host-b --psk-file vm.key
+  godwit send --qmp /run/vm/qmp.sock --to 10.0.0.2:7750 --psk-file vm.key --max-bandwidth 500Mbit --quit
+  godwit send --qmp /run/vm/qmp.sock --to host-b --psk-file vm.key --json | tail -n 1
+${EXIT_CODES_HELP}`;
+
+export function sendCommand(): Command {
+  return new Command("send")
+    .description("move a VM from here to the `godwit receive` on another host")
+    .addOption(qmpOption("source"))
+    .addOption(addressOption("--to <address[:port]>", "where godwit receive listens; the port is 7747 unless given"))
+    .addOption(pskFileOption())
+    .addOption(jsonOption())
+    .addOption(maxBandwidthOption())
+    .option("--no-compress", "never compress, even where the link is the bottleneck")
+    .addOption(allowOlderQemuOption())
+    .option("--quit", "end the source QEMU once the VM is at the destination")
+    .addHelpText("after", HELP)
+    .action(send);
+}
+
+function send(options: SendOptions): Promise<never> {
+  const words = {
+    waitingFor: "waiting until it is settled where the VM is",
+    leftBehind:
+      "the guest may be stopped here: unless the VM runs at the destination, end the QEMU there and type `cont` in the monitor here",
+  };
+  return runToExit("source", options, words, (surroundings) =>
+    migrateToPeer({
+      ...surroundings,
+      qmpPath: options.qmp,
+      to: options.to,
+      maxBytesPerSecond: options.maxBandwidth,
+      codec: options.compress ? "auto" : "none",
+      allowOlderQemu: options.allowOlderQemu ?? false,
+      quit: options.quit ?? false,
+    }),
+  );
+}

@@ -1,0 +1,119 @@
+/** The live view of a migration, as a state that events advance and lines that are drawn from it. Pure. */
+import type { MigrationEvent, Progress } from "../migration/events.ts";
+import { formatByteRate, formatBytes, formatCount, formatDuration, formatLinkRate, formatWait } from "./format.ts";
+import { type Role, roundName } from "./lines.ts";
+
+const PAGE_BYTES = 4096;
+const BAR_WIDTH = 24;
+const WAITING = "waiting for godwit send";
+
+type Receiving = Extract<MigrationEvent, { event: "receiving" }>;
+
+/**
+ * What the view knows.
+ *
+ * Nobody knows how many rounds there will be, so the bar is of one round: from what there was to send when it began, down to
+ * nothing. It never runs backwards; the next round has a bar of its own.
+ */
+export interface ViewState {
+  readonly role: Role;
+  /** What is under way, where there is nothing to measure; null while memory moves. */
+  readonly headline: string | null;
+  readonly progress: Progress | undefined;
+  readonly receiving: Receiving | undefined;
+  /** What there was to send when the round began. */
+  readonly roundBytes: number;
+  /** The least that was left of it so far. */
+  readonly roundLeftBytes: number;
+}
+
+export function initialView(role: Role): ViewState {
+  const headline = role === "source" ? "connecting" : "starting";
+  return { role, headline, progress: undefined, receiving: undefined, roundBytes: 0, roundLeftBytes: 0 };
+}
+
+export function advanceView(view: ViewState, event: MigrationEvent): ViewState {
+  switch (event.event) {
+    case "listening":
+      return { ...view, headline: WAITING };
+    case "connected":
+      return { ...view, headline: view.role === "source" ? "preparing" : "waiting for the first bytes" };
+    case "progress":
+      return advanceProgress(view, event);
+    case "receiving":
+      return { ...view, headline: null, receiving: event };
+    case "switchover":
+      return { ...view, headline: "the guest is stopped, the rest is on its way" };
+    case "loaded":
+      return { ...view, headline: "the destination has loaded the VM, handing over" };
+    case "committed":
+      return {
+        ...view,
+        headline: view.role === "source" ? "handed over, waiting for the destination" : "starting the VM",
+      };
+    case "running":
+      return { ...view, headline: "the VM is at the destination" };
+    case "error":
+      // The destination goes on listening unless the summary follows.
+      return view.role === "source" ? view : { ...initialView("destination"), headline: WAITING };
+    default:
+      return view;
+  }
+}
+
+function advanceProgress(view: ViewState, progress: Progress): ViewState {
+  const { round, remainingBytes, totalBytes, wwsBytes } = progress;
+  // After the switch-over there may be one more: the headline stays.
+  const headline = view.headline === null || view.progress === undefined ? null : view.headline;
+  if (view.progress?.round === round) {
+    return { ...view, headline, progress, roundLeftBytes: Math.min(view.roundLeftBytes, remainingBytes) };
+  }
+  const roundBytes = round === 0 ? totalBytes : Math.max(wwsBytes ?? 0, remainingBytes);
+  return { ...view, headline, progress, roundBytes, roundLeftBytes: Math.min(roundBytes, remainingBytes) };
+}
+
+/** The view as lines without colours, none longer than `columns`. */
+export function renderView(view: ViewState, columns: number): string[] {
+  return lines(view).map((line) => line.slice(0, Math.max(1, columns - 1)));
+}
+
+function lines({ headline, progress, receiving, roundBytes, roundLeftBytes }: ViewState): string[] {
+  if (headline !== null) return [headline];
+  if (receiving !== undefined) return receivingLines(receiving);
+  if (progress === undefined) return [];
+  const { round, remainingBytes, wwsBytes, linkBytesPerSecond, effectiveBytesPerSecond } = progress;
+  const left = `${formatBytes(remainingBytes)} left (${formatCount(remainingBytes / PAGE_BYTES)} pages)`;
+  const dirtied = `the guest dirties ${formatCount(progress.dirtyRatePagesPerSecond)} pages/s`;
+  return [
+    `${roundName(round).padEnd(14)} ${bar(roundBytes > 0 ? 1 - roundLeftBytes / roundBytes : 1)}`,
+    wwsBytes === null
+      ? `${left} of ${formatBytes(roundBytes)}`
+      : `${left} of a working set of ${formatBytes(wwsBytes)}, ${dirtied}`,
+    `link ${formatLinkRate(linkBytesPerSecond)}, effective ${formatByteRate(effectiveBytesPerSecond)} of guest memory`,
+    `${formatDuration(progress.elapsedMs)}, ${formatCount(sentPages(progress))} pages as ${formatBytes(progress.wireBytes)} on the wire, ${endText(progress)}`,
+  ];
+}
+
+function receivingLines({ elapsedMs, rawBytes, wireBytes, linkBytesPerSecond }: Receiving): string[] {
+  return [
+    `receiving, link ${formatLinkRate(linkBytesPerSecond)}`,
+    `${formatDuration(elapsedMs)}, ${formatBytes(wireBytes)} on the wire, ${formatBytes(rawBytes)} into QEMU`,
+  ];
+}
+
+function sentPages({ pages }: Progress): number {
+  return pages.zeroPages + pages.literalPages + pages.blankPages + pages.rawPages;
+}
+
+function bar(fraction: number): string {
+  // Rounded down: 100 % is said when nothing is left.
+  const filled = Math.floor(fraction * BAR_WIDTH);
+  return `[${"#".repeat(filled)}${"-".repeat(BAR_WIDTH - filled)}] ${String(Math.floor(fraction * 100)).padStart(3)} %`;
+}
+
+/** QEMU does not know what the guest dirties before the bulk round has ended: until then only that end can be told. */
+function endText({ expectedEndMs, wwsBytes }: Progress): string {
+  const isBulk = wwsBytes === null;
+  if (expectedEndMs === null) return isBulk ? "measuring" : "the guest dirties memory as fast as it is sent";
+  return `${isBulk ? "round ends" : "ends"} in ${formatWait(expectedEndMs)}`;
+}

@@ -1,0 +1,215 @@
+// Exactly one machine runs: real QEMUs, with a peer that breaks off at the worst moments of the hand-off. The peers here are
+// built of the same parts as ours, and leave out or stop at a step.
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { blackoutOf, startMigration } from "../../lab/godwit.ts";
+import { type Pair, startPair } from "../../lab/pair.ts";
+import { cleanWalks } from "../../lab/walks.ts";
+import { receiveFromPeer } from "../../src/migration/destination.ts";
+import { DestinationVm } from "../../src/migration/destination-vm.ts";
+import type { MigrationEvent, SourceSummary } from "../../src/migration/events.ts";
+import { Peer } from "../../src/migration/peer.ts";
+import { StreamReceiver } from "../../src/migration/receiver.ts";
+import { StreamSender } from "../../src/migration/sender.ts";
+import { migrateToPeer } from "../../src/migration/source.ts";
+import { SourceVm } from "../../src/migration/source-vm.ts";
+import { readFacts } from "../../src/qemu/facts.ts";
+import { QmpClient } from "../../src/qemu/qmp.ts";
+import { generatePsk } from "../../src/wire/psk.ts";
+import { connect, listen } from "../../src/wire/transport.ts";
+
+const load = { mib: 32, pagesPerSecond: 500, pattern: "word" } as const;
+const security = { kind: "psk", psk: generatePsk() } as const;
+const HOST = "127.0.0.1";
+const greeting = { generation: 1, program: "test", pageFormat: 1, features: [] };
+
+/** What a receiver does at the end of the stream instead of the right thing. */
+type ReceiverFault = "drops before LOADED" | "drops after COMMIT" | "aborts after COMMIT";
+
+/** A receiver that feeds a real destination QEMU, and misbehaves in the hand-off. Returns its port. */
+async function faultyReceiver(pair: Pair, fault: ReceiverFault): Promise<{ port: number } & AsyncDisposable> {
+  const qmp = await QmpClient.connect(pair.destination.qmpPath);
+  const vm = await DestinationVm.open(qmp);
+  const facts = await readFacts(qmp);
+  const folder = mkdtempSync(join(tmpdir(), "godwit-test-"));
+  const listener = await listen({
+    host: HOST,
+    port: 0,
+    security,
+    onRejected: () => {},
+    onConnection: async (connection) => {
+      const peer: Peer = new Peer(connection, "receiver", {
+        onMessage: (message) => {
+          if (message.type === "HELLO") {
+            const { session } = message;
+            peer.send({ type: "WELCOME", session, ...greeting, vm: facts, rawOffset: 0, windowBytes: 1 << 26 });
+          }
+          if (message.type === "END") receiver.onEndOfStream(message.rawBytes);
+          if (message.type === "COMMIT" && fault === "drops after COMMIT") peer.destroy();
+          if (message.type === "COMMIT" && fault === "aborts after COMMIT") {
+            void vm.giveUp().then(() => peer.send({ type: "ABORT", code: "TEST", message: "its disk has gone" }));
+          }
+        },
+        onData: (header) => receiver.onData(header),
+        onDataComplete: (header, body) => receiver.onDataComplete(header, body),
+      });
+      const receiver: StreamReceiver = new StreamReceiver({
+        send: (message) => peer.send(message),
+        onRoom: () => peer.onRoom(),
+        onError: () => {},
+        wireBytes: () => peer.receivedBytes,
+      });
+      await vm.start(join(folder, "s"));
+      await receiver.connect(join(folder, "s"));
+      peer.onRoom();
+      await vm.loaded(AbortSignal.timeout(60_000));
+      if (fault === "drops before LOADED") return peer.destroy();
+      peer.send({ type: "LOADED", loadMs: 0, rawBytes: receiver.rawBytes });
+    },
+  });
+  const dispose = async () => {
+    listener.close();
+    qmp.close();
+    rmSync(folder, { recursive: true, force: true });
+  };
+  return { port: listener.address.port, [Symbol.asyncDispose]: dispose };
+}
+
+async function sendTo(pair: Pair, port: number): Promise<{ summary: SourceSummary; events: MigrationEvent[] }> {
+  const events: MigrationEvent[] = [];
+  const onEvent = (event: MigrationEvent) => void events.push(event);
+  const summary = await migrateToPeer({ qmpPath: pair.source.qmpPath, to: { host: HOST, port }, security, onEvent });
+  return { summary, events };
+}
+
+test("the receiver drops the link between loading and LOADED: the guest goes on at the source", async () => {
+  await using pair = await startPair({ load });
+  await using receiver = await faultyReceiver(pair, "drops before LOADED");
+  const { summary, events } = await sendTo(pair, receiver.port);
+  expect(summary.status).toBe("failed");
+  expect(events).not.toContainEqual({ event: "committed" });
+  expect(await pair.source.qmp.execute("query-status")).toMatchObject({ status: "running" });
+  expect(await pair.destination.qmp.execute("query-status")).toMatchObject({ status: "paused" });
+  await cleanWalks(pair.source, 2);
+});
+
+test("the link breaks right after COMMIT: the source stays stopped, in doubt, and can be made to run", async () => {
+  await using pair = await startPair({ load });
+  await using receiver = await faultyReceiver(pair, "drops after COMMIT");
+  const { summary, events } = await sendTo(pair, receiver.port);
+  expect(summary.status).toBe("in-doubt");
+  expect(events.at(-2)).toMatchObject({ event: "error", vm: expect.stringMatching(/stopped here, and may run/) });
+  expect(await pair.source.qmp.execute("query-status")).toMatchObject({ status: "postmigrate" });
+  // The person has looked: the destination did not start it.
+  expect(await pair.destination.qmp.execute("query-status")).toMatchObject({ status: "paused" });
+  await pair.destination.quit();
+  await pair.source.qmp.execute("cont");
+  await cleanWalks(pair.source, 2);
+});
+
+test("the destination gives up after COMMIT and says so: the guest goes on at the source", async () => {
+  await using pair = await startPair({ load });
+  await using receiver = await faultyReceiver(pair, "aborts after COMMIT");
+  const { summary, events } = await sendTo(pair, receiver.port);
+  expect(summary.status).toBe("failed");
+  expect(events.at(-2)).toMatchObject({ event: "error", vm: "the VM keeps running here" });
+  await pair.destination.exited;
+  await cleanWalks(pair.source, 2);
+});
+
+/** A sender that moves a real source QEMU's stream and says COMMIT or not; then it drops the link. */
+async function faultySender(pair: Pair, port: number, saysCommit: boolean): Promise<string> {
+  const qmp = await QmpClient.connect(pair.source.qmpPath);
+  using _ = qmp;
+  const vm = await SourceVm.open(qmp);
+  const folder = mkdtempSync(join(tmpdir(), "godwit-test-"));
+  const welcome = Promise.withResolvers<void>();
+  const loaded = Promise.withResolvers<void>();
+  const connection = await connect({ host: HOST, port, security });
+  let sender: StreamSender | undefined;
+  const peer = new Peer(connection, "sender", {
+    onMessage: (message) => {
+      if (message.type === "WELCOME") welcome.resolve();
+      if (message.type === "LOADED") loaded.resolve();
+      if (message.type === "ACK") sender?.acknowledge(message.rawOffset, message.wireBytes);
+      if (message.type === "RETURN") sender?.writeReturn(message.bytes);
+    },
+  });
+  peer.send({ type: "HELLO", session: "0".repeat(32), ...greeting, vm: await readFacts(qmp) });
+  await welcome.promise;
+  const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(join(folder, "s"));
+  await once(server, "listening");
+  sender = new StreamSender(peer, { onError: loaded.reject });
+  await vm.start(join(folder, "s"), (limitMs) => limitMs);
+  const [accepted] = (await once(server, "connection")) as [net.Socket];
+  server.close();
+  sender.start(accepted);
+  await vm.completed(AbortSignal.timeout(60_000));
+  peer.send({ type: "SWITCHOVER" });
+  await loaded.promise;
+  const { status } = await pair.destination.qmp.execute("query-status");
+  if (saysCommit) peer.send({ type: "COMMIT", run: true });
+  peer.end();
+  rmSync(folder, { recursive: true, force: true });
+  return status;
+}
+
+async function receiveOn(pair: Pair) {
+  const events: MigrationEvent[] = [];
+  const listening = Promise.withResolvers<number>();
+  const onEvent = (event: MigrationEvent) => {
+    events.push(event);
+    if (event.event === "listening") listening.resolve(event.port);
+  };
+  const listenAt = { host: HOST, port: 0 };
+  const ended = receiveFromPeer({ qmpPath: pair.destination.qmpPath, listen: listenAt, security, onEvent });
+  return { port: await listening.promise, ended, events };
+}
+
+test("no COMMIT comes: the copy is never run, its QEMU is ended; not even without -S did it run", async () => {
+  await using pair = await startPair({ load, destinationAutostart: true });
+  const receive = await receiveOn(pair);
+  expect(await faultySender(pair, receive.port, false)).toBe("paused"); // loaded, and held
+  expect(await receive.ended).toMatchObject({ status: "failed" });
+  expect(await pair.destination.exited).toMatchObject({ code: 0 });
+  expect(pair.destination.ticks.lines).toHaveLength(0);
+  await pair.source.qmp.execute("cont");
+  await cleanWalks(pair.source, 1);
+});
+
+test("COMMIT arrives and the link breaks at once: the VM runs at the destination", async () => {
+  await using pair = await startPair({ load });
+  const receive = await receiveOn(pair);
+  await faultySender(pair, receive.port, true);
+  expect(await receive.ended).toMatchObject({ status: "completed" });
+  expect(await pair.source.qmp.execute("query-status")).toMatchObject({ status: "postmigrate" });
+  await cleanWalks(pair.destination, 2);
+});
+
+test("a paused VM is paused at the destination, and QEMU's settings are put back", async () => {
+  await using pair = await startPair({ load });
+  const parameters = { "downtime-limit": 123, "max-bandwidth": 77_000_000 };
+  await pair.source.qmp.execute("migrate-set-parameters", parameters);
+  await pair.source.qmp.execute("stop");
+  await using migration = await startMigration(pair);
+  expect(await migration.send.exited).toMatchObject({ code: 0, stderr: "" });
+  expect(migration.send.events.at(-1)).toMatchObject({ status: "completed", downtimeMs: null });
+  expect(await pair.destination.qmp.execute("query-status")).toMatchObject({ running: false });
+  expect(await pair.source.qmp.execute("query-migrate-parameters")).toMatchObject(parameters);
+  await pair.destination.qmp.execute("cont");
+  await cleanWalks(pair.destination, 1);
+});
+
+test("--quit ends the source QEMU once the VM runs at the destination", async () => {
+  await using pair = await startPair({ load });
+  await using there = await startMigration(pair, { sendArgs: ["--quit"] });
+  expect(await there.send.exited).toMatchObject({ code: 0, stderr: "" });
+  expect(await pair.source.exited).toMatchObject({ code: 0 });
+  expect(await there.receive.exited).toMatchObject({ code: 0 });
+  expect(await blackoutOf(pair)).toBeGreaterThan(0);
+  await cleanWalks(pair.destination, 2);
+});

@@ -1,0 +1,259 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { errorLine, logLine, type Role } from "../../src/cli/lines.ts";
+import { advanceView, initialView, renderView } from "../../src/cli/view.ts";
+import type { DestinationSummary, MigrationEvent, Progress, SourceSummary } from "../../src/migration/events.ts";
+import type { VmFacts } from "../../src/qemu/facts.ts";
+
+const MIB = 2 ** 20;
+
+const vm: VmFacts = {
+  qemuVersion: { major: 10, minor: 0, micro: 2, package: "" },
+  machineType: "pc-q35-10.0",
+  memoryBytes: 256 * MIB,
+  cpus: 1,
+  blockDevices: [],
+  name: "web1",
+  uuid: "00000000-0000-0000-0000-000000000000",
+};
+
+function progress(changes: Partial<Progress>): MigrationEvent {
+  return {
+    event: "progress",
+    elapsedMs: 1300,
+    round: 0,
+    pages: { zeroPages: 12_000, literalPages: 8_000, blankPages: 0, rawPages: 12 },
+    rawBytes: 33 * MIB,
+    wireBytes: 31 * MIB,
+    remainingBytes: 199 * MIB,
+    totalBytes: 256 * MIB,
+    linkBytesPerSecond: 25e6,
+    effectiveBytesPerSecond: 66.3e6,
+    wwsBytes: null,
+    dirtyRatePagesPerSecond: 0,
+    expectedEndMs: 8100,
+    ...changes,
+  };
+}
+
+const summary: SourceSummary = {
+  event: "summary",
+  role: "source",
+  status: "completed",
+  session: "00112233445566778899aabbccddeeff",
+  totalMs: 6712,
+  downtimeMs: 84.2,
+  downtimeParts: { residualMs: 31, transferMs: 12, loadMs: 22, handoffMs: 11.2, resumeMs: 8 },
+  wireBytes: 63 * MIB,
+  rawBytes: 189 * MIB,
+  rounds: 7,
+  memoryBytes: 256 * MIB,
+  pages: { zeroPages: 34_451, literalPages: 48_068, blankPages: 0, rawPages: 82 },
+  bodies: { none: 3, zstd: 700 },
+  roundTripMs: 0.4,
+};
+
+const destinationSummary: DestinationSummary = {
+  event: "summary",
+  role: "destination",
+  status: "completed",
+  session: summary.session,
+  totalMs: 9000,
+  wireBytes: 63 * MIB,
+  rawBytes: 189 * MIB,
+  loadMs: 22,
+  resumeMs: 8,
+};
+
+const later = { round: 3, wwsBytes: 41 * MIB, dirtyRatePagesPerSecond: 2068 };
+const sourceEvents: MigrationEvent[] = [
+  { event: "connected", session: summary.session, peer: "10.0.0.2:7747", vm, roundTripMs: 0.41 },
+  { event: "started", memoryBytes: 256 * MIB },
+  progress({}),
+  progress({ elapsedMs: 1600, remainingBytes: 128 * MIB, expectedEndMs: null }),
+  { event: "round", round: 2, ms: 400, pages: 3072, rawBytes: 12 * MIB, wireBytes: 10 * MIB, remainingBytes: 41 * MIB },
+  progress({ ...later, remainingBytes: 41 * MIB, expectedEndMs: null }),
+  progress({ ...later, remainingBytes: 12 * MIB, expectedEndMs: 376 }),
+  { event: "switchover", elapsedMs: 6500 },
+  progress({ ...later, remainingBytes: 1 * MIB }),
+  { event: "loaded", loadMs: 22.4 },
+  { event: "committed" },
+  { event: "running", resumeMs: 8.1, isPaused: false },
+  summary,
+];
+
+const destinationEvents: MigrationEvent[] = [
+  { event: "listening", host: "2001:db8::2", port: 7747 },
+  { event: "connected", session: summary.session, peer: "10.0.0.1:59978", vm: { ...vm, name: null }, roundTripMs: 0 },
+  { event: "receiving", elapsedMs: 2500, rawBytes: 47 * MIB, wireBytes: 29 * MIB, linkBytesPerSecond: 25e6 },
+  { event: "switchover", elapsedMs: 6500 },
+  { event: "committed" },
+  { event: "running", resumeMs: 0, isPaused: true },
+  destinationSummary,
+];
+
+function frames(role: Role, events: readonly MigrationEvent[], columns = 100): string {
+  let view = initialView(role);
+  const drawn = [renderView(view, columns).join("\n")];
+  for (const event of events) {
+    view = advanceView(view, event);
+    const frame = renderView(view, columns).join("\n");
+    if (frame !== drawn.at(-1)) drawn.push(frame);
+  }
+  return `\n${drawn.join("\n---\n")}\n`;
+}
+
+function log(role: Role, events: readonly MigrationEvent[]): string {
+  return `\n${events.flatMap((event) => logLine(event, role) ?? []).join("\n")}\n`;
+}
+
+describe("the live view", () => {
+  test("of the source", () => {
+    expect(frames("source", sourceEvents)).toMatchInlineSnapshot(`
+      "
+      connecting
+      ---
+      preparing
+      ---
+      round 0 (bulk) [#####-------------------]  22 %
+      199 MiB left (50,944 pages) of 256 MiB
+      link 200 Mbit/s, effective 66.3 MB/s of guest memory
+      1.3 s, 20,012 pages as 31.0 MiB on the wire, round ends in about 8 s
+      ---
+      round 0 (bulk) [############------------]  50 %
+      128 MiB left (32,768 pages) of 256 MiB
+      link 200 Mbit/s, effective 66.3 MB/s of guest memory
+      1.6 s, 20,012 pages as 31.0 MiB on the wire, measuring
+      ---
+      round 3        [------------------------]   0 %
+      41.0 MiB left (10,496 pages) of a working set of 41.0 MiB, the guest dirties 2,068 pages/s
+      link 200 Mbit/s, effective 66.3 MB/s of guest memory
+      1.3 s, 20,012 pages as 31.0 MiB on the wire, the guest dirties memory as fast as it is sent
+      ---
+      round 3        [################--------]  70 %
+      12.0 MiB left (3,072 pages) of a working set of 41.0 MiB, the guest dirties 2,068 pages/s
+      link 200 Mbit/s, effective 66.3 MB/s of guest memory
+      1.3 s, 20,012 pages as 31.0 MiB on the wire, ends in less than 1 s
+      ---
+      the guest is stopped, the rest is on its way
+      ---
+      the destination has loaded the VM, handing over
+      ---
+      handed over, waiting for the destination
+      ---
+      the VM is at the destination
+      "
+    `);
+  });
+
+  test("of the destination", () => {
+    expect(frames("destination", destinationEvents)).toMatchInlineSnapshot(`
+      "
+      starting
+      ---
+      waiting for godwit send
+      ---
+      waiting for the first bytes
+      ---
+      receiving, link 200 Mbit/s
+      2.5 s, 29.0 MiB on the wire, 47.0 MiB into QEMU
+      ---
+      the guest is stopped, the rest is on its way
+      ---
+      starting the VM
+      ---
+      the VM is at the destination
+      "
+    `);
+  });
+
+  test("of a destination goes back to waiting when a sender was refused", () => {
+    const error: MigrationEvent = { event: "error", code: "MIGRATION_MISMATCH", message: "", vm: "", advice: "" };
+    const view = [...destinationEvents.slice(0, 3), error].reduce(advanceView, initialView("destination"));
+    expect(renderView(view, 100)).toEqual(["waiting for godwit send"]);
+  });
+
+  test("of a paused VM shows how its memory moves, though the switch-over comes first", () => {
+    const events: MigrationEvent[] = [{ event: "switchover", elapsedMs: 40 }, progress({})];
+    const [first] = renderView(events.reduce(advanceView, initialView("source")), 100);
+    expect(first).toContain("round 0 (bulk)");
+  });
+
+  test("is cut to the width of the terminal", () => {
+    for (const line of frames("source", sourceEvents, 40).split("\n")) expect(line.length).toBeLessThan(40);
+  });
+
+  test("draws a bar that never runs backwards within a round", () => {
+    const step = fc.record({ round: fc.nat(4), remainingBytes: fc.nat(300 * MIB), wwsBytes: fc.nat(300 * MIB) });
+    fc.assert(
+      fc.property(fc.array(step), (steps) => {
+        let view = initialView("source");
+        let before = { round: -1, percent: 0 };
+        for (const { round, ...rest } of steps.sort((a, b) => a.round - b.round)) {
+          view = advanceView(view, progress({ round, ...rest }));
+          const percent = Number(/(\d+) %/.exec(renderView(view, 100)[0]!)![1]);
+          expect(percent).toBeGreaterThanOrEqual(round === before.round ? before.percent : 0);
+          expect(percent).toBeLessThanOrEqual(100);
+          before = { round, percent };
+        }
+      }),
+    );
+  });
+});
+
+describe("the log", () => {
+  test("of the source", () => {
+    expect(log("source", sourceEvents)).toMatchInlineSnapshot(`
+      "
+      connected to 10.0.0.2:7747, web1, QEMU 10.0.2, pc-q35-10.0, 256 MiB, round trip 0.4 ms
+      started, 256 MiB of guest memory
+      round 2: 3,072 pages in 400 ms, 12.0 MiB as 10.0 MiB on the wire (210 Mbit/s), 41.0 MiB left
+      switchover after 6.5 s: the guest is stopped at the source
+      loaded at the destination, 22 ms after its last byte
+      handed over: the destination may run the VM
+      the VM runs at the destination, 8.1 ms after it was handed over
+      completed: the VM runs at the destination
+        total     6.7 s, 7 rounds
+        downtime  84 ms: residual 31 ms, transfer 12 ms, load 22 ms, hand-off 11 ms, resume 8.0 ms
+        bytes     189 MiB -> 63.0 MiB on the wire (3.0 : 1)
+        memory    256 MiB, pages sent: 34,451 zero, 48,068 literal, 82 raw
+      "
+    `);
+  });
+
+  test("of the destination", () => {
+    expect(log("destination", destinationEvents)).toMatchInlineSnapshot(`
+      "
+      listening on [2001:db8::2]:7747
+      connected by 10.0.0.1:59978, QEMU 10.0.2, pc-q35-10.0, 256 MiB
+      switchover after 6.5 s: the guest is stopped at the source
+      taken over: the VM is ours
+      the VM is paused at the destination, as it was at the source
+      completed: the VM is here
+        total     9.0 s, waiting included
+        downtime  load 22 ms, resume 8.0 ms; godwit send knows all of it
+        bytes     63.0 MiB on the wire -> 189 MiB
+      "
+    `);
+  });
+
+  test("of what did not complete", () => {
+    expect(logLine({ ...summary, status: "in-doubt" }, "source")).toBe("in doubt after 6.7 s, 63.0 MiB on the wire");
+    expect(logLine({ ...destinationSummary, status: "refused", wireBytes: 0 }, "destination")).toBe(
+      "refused after 9.0 s",
+    );
+  });
+
+  test("of a VM that was paused", () => {
+    const text = logLine({ ...summary, downtimeMs: null, downtimeParts: null, rounds: 1 }, "source");
+    expect(text).toContain("the VM is paused at the destination");
+    expect(text).toContain("1 round\n");
+    expect(text).toContain("downtime  none, the VM was paused already");
+  });
+});
+
+test("an error is one line, whatever QEMU or the peer said", () => {
+  const line = errorLine("the source QEMU gave up: bad\r\n\u001b[2Jthing", "the VM keeps running here", "try again");
+  expect(line).toBe("godwit: the source QEMU gave up: bad [2Jthing; the VM keeps running here; try again");
+  expect(errorLine("no", "nothing was changed", "")).toBe("godwit: no; nothing was changed");
+});

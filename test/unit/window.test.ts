@@ -1,0 +1,63 @@
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { createKernels } from "../../src/migration/kernels.ts";
+import { RawWindow, READ_BYTES } from "../../src/migration/window.ts";
+import { MAX_HELD_BYTES } from "../../src/stream/parser.ts";
+
+const CAPACITY = 4 * READ_BYTES;
+const kernels = createKernels(MAX_HELD_BYTES + CAPACITY);
+
+/** The byte that the stream has at an offset. */
+const byteAt = (offset: number) => (offset * 31 + (offset >>> 9)) & 0xff;
+
+test("what is not acknowledged or not parsed is never overwritten, and what the parser sees is in one piece", () => {
+  const step = fc.record({
+    read: fc.integer({ min: 1, max: READ_BYTES }),
+    held: fc.nat(MAX_HELD_BYTES - 1),
+    acked: fc.nat(3 * READ_BYTES),
+  });
+  fc.assert(
+    fc.property(fc.array(step, { minLength: 20, maxLength: 40 }), (steps) => {
+      const window = new RawWindow(kernels, CAPACITY);
+      /** Pieces handed on and not yet acknowledged: where they stand, and their offset. */
+      let pieces: { from: number; to: number; offset: number }[] = [];
+      let parsed = 0;
+      let acked = 0;
+      for (const { read, held, acked: ack } of steps) {
+        while (!window.hasRoom) {
+          acked = Math.min(parsed, acked + ack + 1);
+          window.release(acked);
+          if (acked === parsed && !window.hasRoom) throw new Error("the window is full with everything acknowledged");
+        }
+        pieces = pieces.filter(({ from, to, offset }) => offset + to - from > acked);
+        const region = window.nextRegion();
+        const bytes = Math.min(read, region.length);
+        for (let i = 0; i < bytes; i++) region[i] = byteAt(window.readOffset + i);
+        window.commit(bytes);
+        const to = window.writeAt - Math.min(held, window.writeAt - window.parseAt);
+        if (to > window.parseAt) pieces.push({ from: window.parseAt, to, offset: parsed });
+        parsed += to - window.parseAt;
+        window.parsed(to);
+        for (const piece of pieces) {
+          // The ends are enough, and a whole look at every step would take minutes.
+          for (const at of [piece.from, piece.to - 1]) {
+            expect(window.bytes[at]).toBe(byteAt(piece.offset + at - piece.from));
+          }
+        }
+      }
+    }),
+    { numRuns: 30 },
+  );
+});
+
+test("a full window has no room until something is acknowledged", () => {
+  const window = new RawWindow(kernels, CAPACITY);
+  for (let i = 0; i < 4; i++) {
+    expect(window.hasRoom).toBe(true);
+    window.commit(window.nextRegion().length);
+    window.parsed(window.writeAt);
+  }
+  expect(window.hasRoom).toBe(false);
+  window.release(READ_BYTES);
+  expect(window.hasRoom).toBe(true);
+});
