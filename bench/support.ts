@@ -1,0 +1,91 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
+import { cpus } from "node:os";
+import { fileURLToPath } from "node:url";
+import {
+  FLAGS_PAGE,
+  FLAGS_ZERO,
+  HEADER_BYTES,
+  PAGE_BYTES,
+  PAGE_RECORD_BYTES,
+  ZERO_RECORD_BYTES,
+} from "../src/stream/format.ts";
+
+/** Starts a module of bench/ as a process of its own, so that its CPU time is not counted as ours. */
+export function startProcess(name: string, ...args: string[]): ChildProcess {
+  return fork(fileURLToPath(new URL(name, import.meta.url)), args, { stdio: ["ignore", "inherit", "inherit", "ipc"] });
+}
+
+/** The first message that a process sends. */
+export async function firstMessage<T>(child: ChildProcess): Promise<T> {
+  const [message] = await once(child, "message");
+  return message as T;
+}
+
+/** The part of a migration stream before the first page: header, and the start of RAM (section 2). */
+export function streamHead(): Buffer {
+  const head = Buffer.alloc(64);
+  let at = head.write("QEVM", 0, "latin1");
+  at = head.writeUInt32BE(3, at);
+  at = head.writeUInt8(1, at); // SECTION start
+  at = head.writeUInt32BE(2, at);
+  at += head.write("\x03ram", at, "latin1");
+  at = head.writeUInt32BE(0, at);
+  at = head.writeUInt32BE(4, at);
+  return head.subarray(0, at);
+}
+
+/**
+ * Page records that can be sent again and again: `pages` pages, of which the share `zeroShare` are zero pages in runs of
+ * `zeroRun`, the others of bytes that look random.
+ */
+export function pageRecords(pages: number, zeroShare = 0, zeroRun = 64): Buffer {
+  const records: Buffer[] = [];
+  const content = Buffer.alloc(PAGE_BYTES * 64);
+  for (let i = 0; i < content.length; i += 4)
+    content.writeUInt32LE((Math.imul(i + 1, 2654435761) ^ 0x9e3779b9) >>> 0, i);
+  let owed = 0;
+  for (let page = 0; page < pages; ) {
+    owed += zeroShare;
+    if (owed >= zeroRun * (1 - zeroShare) && zeroShare > 0) {
+      for (let i = 0; i < zeroRun && page < pages; i++, page++) {
+        const record = Buffer.alloc(ZERO_RECORD_BYTES);
+        record.writeBigUInt64BE(BigInt(page * PAGE_BYTES + FLAGS_ZERO));
+        records.push(record);
+      }
+      owed = 0;
+      continue;
+    }
+    const record = Buffer.alloc(PAGE_RECORD_BYTES);
+    record.writeBigUInt64BE(BigInt(page * PAGE_BYTES + FLAGS_PAGE));
+    content.copy(record, HEADER_BYTES, (page % 64) * PAGE_BYTES, ((page % 64) + 1) * PAGE_BYTES);
+    records.push(record);
+    page++;
+  }
+  return Buffer.concat(records);
+}
+
+/** The middle one of several runs, and their span. */
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)]!;
+}
+
+/** What a figure was measured on. */
+export function machine(): string {
+  const list = cpus();
+  return `${list.length} × ${list[0]?.model ?? "unknown CPU"}, Linux, Node ${process.versions.node}`;
+}
+
+/** A table, columns padded. */
+export function table(rows: readonly (readonly string[])[]): string {
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  return rows
+    .map((row) =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column]!))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
+}

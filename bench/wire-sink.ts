@@ -1,0 +1,29 @@
+/** Stands for the receiver: takes DATA, acknowledges it, and forgets it. argv: "tls" or "plain". */
+import { Peer } from "../src/migration/peer.ts";
+import { MAX_BODY_BYTES } from "../src/wire/messages.ts";
+import { listen } from "../src/wire/transport.ts";
+import { greetAsReceiver, security } from "./wire.ts";
+
+const body = new Uint8Array(MAX_BODY_BYTES);
+const listener = await listen({
+  host: "127.0.0.1",
+  port: 0,
+  security: security(process.argv[2] === "tls"),
+  onRejected: (error) => console.error(error.message),
+  onConnection: (connection) => {
+    const peer: Peer = new Peer(connection, "receiver", {
+      onMessage: (message) => {
+        if (message.type === "HELLO") greetAsReceiver(peer, message);
+        if (message.type === "END") {
+          peer.send({ type: "ACK", rawOffset: message.rawBytes, wireBytes: peer.receivedBytes });
+          listener.close();
+        }
+      },
+      onData: (header) => body.subarray(0, header.encodedBytes),
+      onDataComplete: (header) =>
+        peer.send({ type: "ACK", rawOffset: header.rawOffset + header.rawBytes, wireBytes: peer.receivedBytes }),
+    });
+    void peer.closed.catch(() => {}).then(() => process.exit());
+  },
+});
+process.send!(listener.address.port);

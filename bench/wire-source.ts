@@ -1,0 +1,57 @@
+/** Stands for the sender: DATA of literal pages as fast as it is acknowledged. argv: port, "tls" or "plain", pages. */
+import { BatchEncoder } from "../src/compact/encoder.ts";
+import { createKernels } from "../src/migration/kernels.ts";
+import { Peer } from "../src/migration/peer.ts";
+import { StreamParser } from "../src/stream/parser.ts";
+import { writeDataHeader } from "../src/wire/encoding.ts";
+import { DATA_HEADER_BYTES, type DataHeader } from "../src/wire/messages.ts";
+import { connect } from "../src/wire/transport.ts";
+import { pageRecords, streamHead } from "./support.ts";
+import { greetAsSender, security } from "./wire.ts";
+
+const [port, tls, pages, zeroShare] = process.argv.slice(2);
+
+/** Encoded bodies of a stream, to be sent again and again at ever new offsets. */
+function encodedBodies(): { header: Omit<DataHeader, "rawOffset">; body: Buffer }[] {
+  const stream = Buffer.concat([streamHead(), pageRecords(4096, Number(zeroShare))]);
+  const kernels = createKernels(stream.length);
+  kernels.bytes.set(stream, kernels.base);
+  const bodies: { header: Omit<DataHeader, "rawOffset">; body: Buffer }[] = [];
+  const encoder = new BatchEncoder((batch) => {
+    const parts: Uint8Array[] = [batch.tokens];
+    for (let i = 0; i < batch.pieces.length; i += 2)
+      parts.push(kernels.bytes.subarray(batch.pieces[i], batch.pieces[i + 1]));
+    const body = Buffer.concat(parts);
+    const sizes = { rawBytes: batch.rawBytes, bodyBytes: body.length, tokenBytes: batch.tokens.length };
+    bodies.push({ header: { ...sizes, codec: "none", encodedBytes: body.length }, body });
+  });
+  new StreamParser(kernels.scanner, encoder).push(kernels.bytes, kernels.base, kernels.base + stream.length);
+  encoder.flush();
+  return bodies;
+}
+
+const bodies = encodedBodies();
+let left = Math.ceil(Number(pages) / 4096) * bodies.length;
+let rawOffset = 0;
+
+const connection = await connect({ host: "127.0.0.1", port: Number(port), security: security(tls === "tls") });
+const peer: Peer = new Peer(connection, "sender", {
+  onMessage: (message) => {
+    if (message.type === "ACK") peer.backlog.acked(message.wireBytes, performance.now());
+    if (message.type === "ACK" || message.type === "WELCOME") pump();
+  },
+});
+greetAsSender(peer);
+
+function pump(): void {
+  while (left > 0 && peer.backlog.hasRoom) {
+    const { header, body } = bodies[left % bodies.length]!;
+    const head = Buffer.allocUnsafe(DATA_HEADER_BYTES);
+    writeDataHeader(head, 0, { ...header, rawOffset });
+    rawOffset += header.rawBytes;
+    peer.writeAs("DATA", [head, body]);
+    if (--left === 0) peer.send({ type: "END", rawBytes: rawOffset });
+  }
+}
+await peer.closed.catch(() => {});
+process.exit();

@@ -1,0 +1,21 @@
+/** The greeting that both sides of a benchmark exchange, without a VM. */
+import type { Peer } from "../src/migration/peer.ts";
+import type { Message } from "../src/wire/messages.ts";
+import type { Security } from "../src/wire/transport.ts";
+
+const SESSION = "0".repeat(32);
+
+/** A key that everyone knows, or no TLS at all. */
+export function security(isTls: boolean): Security {
+  return isTls ? { kind: "psk", psk: { identity: "bench", key: Buffer.alloc(32, 7) } } : { kind: "none" };
+}
+
+const greeting = { session: SESSION, generation: 1, program: "bench", pageFormat: 1, features: [], vm: {} };
+
+export function greetAsSender(peer: Peer): void {
+  peer.send({ type: "HELLO", ...greeting });
+}
+
+export function greetAsReceiver(peer: Peer, _hello: Extract<Message, { type: "HELLO" }>): void {
+  peer.send({ type: "WELCOME", ...greeting, rawOffset: 0, windowBytes: 64 << 20 });
+}
