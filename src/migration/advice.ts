@@ -13,6 +13,7 @@ const ADVICE: Readonly<Record<string, string | Readonly<Record<Side, string>>>> 
     source: "give --qmp the monitor of a VM that runs or is paused",
     destination: "start the destination QEMU afresh with -incoming defer -S",
   },
+  QMP_CAPABILITY: "switch it off with migrate-set-capabilities",
   WIRE_UNREACHABLE: "start godwit receive there, and check the address, the port and the firewall",
   WIRE_WRONG_KEY: "use the same key file at both ends (godwit key makes one)",
   WIRE_NOT_TLS: "check the port: something else than godwit receive listens there",

@@ -216,8 +216,14 @@ export class Session {
   /** After a failure: makes sure that the VM never runs here, then tells the source, then the user. */
   async #giveUp(error: unknown): Promise<Status> {
     const isCancelled = error instanceof Cancelled;
+    const code = error instanceof GodwitError ? error.code : undefined;
+    if (this.#phase === "committed" && code !== "MIGRATION_DESTINATION_NOT_RUNNING") {
+      // It may have run already: the source must not be told that it has not.
+      this.#report(error, "the VM is ours, and may have run here; the source keeps it stopped");
+      return "in-doubt";
+    }
     let here = "no VM was taken, the destination QEMU waits as before";
-    if (error instanceof GodwitError && error.code === "MIGRATION_DESTINATION_GONE") {
+    if (code === "MIGRATION_DESTINATION_GONE") {
       here = "the VM does not run here; the source keeps it";
     } else if (this.#vm.hasStarted) {
       try {

@@ -5,11 +5,13 @@ const FRESH_MS = 1000;
 
 /** Holds what is sent to a rate, by saying how long to wait. Pure: time is passed in, in milliseconds. */
 export class Pacer {
-  #bytesPerMs: number;
+  readonly #bytesPerMs: number;
   /** Bytes sent above the rate so far, less what time has allowed since. */
   #debtBytes = 0;
   #atMs: number | undefined;
   #heldBackAtMs = Number.NEGATIVE_INFINITY;
+  /** While true there is no limit; what is sent meanwhile counts all the same. */
+  isLifted = false;
 
   /** @param bytesPerSecond undefined: no limit. */
   constructor(bytesPerSecond: number | undefined) {
@@ -26,7 +28,7 @@ export class Pacer {
   waitMs(nowMs: number): number {
     if (this.#bytesPerMs === Number.POSITIVE_INFINITY) return 0;
     this.#pay(nowMs);
-    const waitMs = (this.#debtBytes - BURST_BYTES) / this.#bytesPerMs;
+    const waitMs = this.isLifted ? 0 : (this.#debtBytes - BURST_BYTES) / this.#bytesPerMs;
     if (waitMs > 0) this.#heldBackAtMs = nowMs;
     return waitMs;
   }
@@ -34,11 +36,6 @@ export class Pacer {
   /** The rate while it is what holds sending back, else infinite; in bytes per second. */
   limitingBytesPerSecond(nowMs: number): number {
     return nowMs - this.#heldBackAtMs < FRESH_MS ? this.#bytesPerMs * 1000 : Number.POSITIVE_INFINITY;
-  }
-
-  /** No limit from here on. */
-  lift(): void {
-    this.#bytesPerMs = Number.POSITIVE_INFINITY;
   }
 
   #pay(nowMs: number): void {

@@ -10,6 +10,8 @@ import { MessageOrder, type Role } from "../wire/sequence.ts";
 const PING_MS = 500;
 /** A peer that was silent for so long is gone. */
 const SILENCE_MS = 15_000;
+/** How long a peer gets to hear the last words, and to close its side. */
+const GOODBYE_MS = 2_000;
 
 export interface PeerHandler {
   /** Any message but DATA, PING and PONG. What it throws ends the connection. */
@@ -104,10 +106,11 @@ export class Peer {
     }
   }
 
-  /** Sends what was written and says goodbye. */
+  /** Sends what was written and says goodbye; a peer that does not answer that is dropped. */
   end(): void {
     clearInterval(this.#pulse);
     this.#connection.end();
+    setTimeout(() => this.#connection.destroy(), GOODBYE_MS).unref();
   }
 
   /** As `end`; resolves when the peer has closed its side too. */

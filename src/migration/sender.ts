@@ -32,6 +32,8 @@ export interface Outlet {
 }
 
 export interface SenderOptions {
+  /** The largest unacknowledged raw range that the peer takes. */
+  windowBytes?: number;
   /** Wire bytes per second at most, while the guest runs. */
   maxBytesPerSecond?: number | undefined;
   /** "auto" packs where the link is the bottleneck. */
@@ -82,7 +84,7 @@ export class StreamSender {
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
     const kernels = createKernels(WINDOW_MEMORY_BYTES);
-    this.#window = new RawWindow(kernels);
+    this.#window = new RawWindow(kernels, options.windowBytes);
     this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent);
     this.#parser = new StreamParser(kernels.scanner, this.#encoder);
     this.#codecChoice = new CodecChoice(Math.min(availableParallelism(), MAX_PACKING));
@@ -138,9 +140,15 @@ export class StreamSender {
   /** The guest is stopped: from here on every millisecond is downtime, so nothing waits for company and the rate limit is off. */
   hurry(): void {
     this.#isUrgent = true;
-    this.#pacer.lift();
+    this.#pacer.isLifted = true;
     if (!this.#isPaused) this.#flush();
     this.#resumeIfPossible();
+  }
+
+  /** Takes `hurry` back: the guest was not stopped for the switch-over. */
+  calmDown(): void {
+    this.#isUrgent = false;
+    this.#pacer.isLifted = false;
   }
 
   /** The peer has received `wireBytes` of messages and written the stream up to `rawOffset` into its QEMU. */

@@ -3,6 +3,7 @@ import type { MigrationParameters, QmpEvent } from "../qemu/commands.ts";
 import {
   assertCanBeSource,
   type MigrationStatus,
+  migrationCapabilities,
   migrationProgress,
   setCapabilities,
   waitForMigrationStatus,
@@ -15,6 +16,9 @@ const ENDED: readonly MigrationStatus[] = ["none", "completed", "failed", "cance
 const CANCEL_TIMEOUT_MS = 30_000;
 /** DEFAULT_MIGRATE_SET_DOWNTIME (QEMU migration/options.c), for a QEMU that does not tell. */
 const QEMU_DOWNTIME_LIMIT_MS = 300;
+
+/** Capabilities with which QEMU does not write one stream to one socket (QEMU qapi/migration.json, MigrationCapability). */
+const OTHER_WAYS = ["multifd", "mapped-ram", "background-snapshot", "x-colo", "rdma-pin-all"];
 
 /** The source QEMU during a migration: what is asked of it, and the way back. */
 export class SourceVm {
@@ -33,9 +37,16 @@ export class SourceVm {
     this.#guestRuns = guestRuns;
   }
 
-  /** @throws GodwitError QMP_WRONG_STATE when the VM can't be migrated now */
+  /** @throws GodwitError QMP_WRONG_STATE when the VM can't be migrated now, QMP_CAPABILITY when QEMU is set to a way that we can't carry */
   static async open(qmp: QmpClient): Promise<SourceVm> {
-    return new SourceVm(qmp, (await assertCanBeSource(qmp)) === "running");
+    const runState = await assertCanBeSource(qmp);
+    const capabilities = await migrationCapabilities(qmp);
+    const inTheWay = OTHER_WAYS.find((name) => capabilities.get(name));
+    if (inTheWay !== undefined) {
+      const message = `QEMU's migration capability ${inTheWay} is on, and godwit can't carry such a stream`;
+      throw new GodwitError("QMP_CAPABILITY", message, { capability: inTheWay });
+    }
+    return new SourceVm(qmp, runState === "running");
   }
 
   get guestRuns(): boolean {
@@ -48,7 +59,8 @@ export class SourceVm {
    * QEMU's own rate limit is taken off: it would count raw bytes, where the limit that a user means is of wire bytes.
    */
   async start(socketPath: string, limitFor: (downtimeLimitMs: number) => number): Promise<void> {
-    this.#undoCapabilities = await setCapabilities(this.#qmp, { events: true, "return-path": true });
+    const wanted = { events: true, "return-path": true, "pause-before-switchover": false };
+    this.#undoCapabilities = await setCapabilities(this.#qmp, wanted);
     const parameters = await this.#qmp.execute("query-migrate-parameters");
     const { "max-bandwidth": bandwidth = 0, "downtime-limit": limitMs = QEMU_DOWNTIME_LIMIT_MS } = parameters;
     this.#undoParameters = { "max-bandwidth": bandwidth, "downtime-limit": limitMs };

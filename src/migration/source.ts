@@ -29,8 +29,6 @@ const WELCOME_TIMEOUT_MS = 20_000;
 const CONNECT_TIMEOUT_MS = 20_000;
 /** How long the destination has to say that the VM runs, after COMMIT. */
 const RUNNING_TIMEOUT_MS = 60_000;
-/** How long a peer that was told that it is over gets to hear it. */
-const GOODBYE_MS = 2_000;
 /** How often progress is reported. */
 const PROGRESS_MS = 250;
 const NO_PAGES: Pages = { zeroPages: 0, literalPages: 0, blankPages: 0, rawPages: 0 };
@@ -165,6 +163,7 @@ class SourceMigration {
     await using folder = await makeSocketFolder(qmpPath);
     await using server = await listenOnce(join(folder.path, "source.sock"));
     const sender = new StreamSender(peer, {
+      windowBytes: (await this.#welcome.promise).windowBytes,
       maxBytesPerSecond,
       codec: codec ?? "auto",
       onError: (error) => this.#failure.report(error),
@@ -214,14 +213,13 @@ class SourceMigration {
   /** COMMIT, and what the destination makes of it. */
   async #handOver(): Promise<void> {
     const peer = this.#peer!;
+    this.#failure.signal.throwIfAborted();
     this.#phase = "committed";
     peer.send({ type: "COMMIT", run: this.#vm!.guestRuns });
     this.#options.onEvent({ event: "committed" });
     const resumeMs = await this.#failure.or(
       withTimeout(this.#running.promise, RUNNING_TIMEOUT_MS, "the destination did not say that the VM runs"),
     );
-    this.#phase = "done";
-    this.#downtime.running(resumeMs, peer.backlog.minRttMs ?? 0);
     this.#options.onEvent({ event: "running", resumeMs, isPaused: !this.#vm!.guestRuns });
     await this.#tidy().catch((error) => this.#warn(`the VM runs at the destination, but here: ${messageOf(error)}`));
   }
@@ -244,7 +242,7 @@ class SourceMigration {
     if (hasPeer && this.#phase !== "committed") this.#abortPeer(error, wasTouched);
     const whereabouts = await this.#resumeHere(error, wasTouched);
     // Else what we have told the peer might be lost with the connection.
-    if (hasPeer) await Promise.race([this.#peer!.goodbye(), delay(GOODBYE_MS, undefined, { ref: false })]);
+    if (hasPeer) await this.#peer!.goodbye();
     if (isCancelled) this.#options.onEvent({ event: "cancelled", vm: whereabouts });
     else this.#report(error, whereabouts);
     if (!wasTouched) return isCancelled ? "cancelled" : "refused";
@@ -282,9 +280,15 @@ class SourceMigration {
     this.#downtime.stopped(event);
     this.#sender?.hurry();
     stop.then(
-      (byMigration) => byMigration && this.#sendSwitchover(),
+      (byMigration) => (byMigration ? this.#sendSwitchover() : this.#onUserStop()),
       () => {}, // The QMP is gone, which is noticed elsewhere.
     );
+  }
+
+  /** It was a user who has stopped the guest: the migration goes on as before. */
+  #onUserStop(): void {
+    this.#isStopped = false;
+    this.#sender?.calmDown();
   }
 
   /** QEMU has looked for dirty pages: a round ends, and what is left says whether another one would bring the end nearer. */
@@ -343,6 +347,8 @@ class SourceMigration {
         this.#options.onEvent({ event: "loaded", loadMs: message.loadMs });
         return this.#loaded.resolve();
       case "RUNNING":
+        this.#phase = "done";
+        this.#downtime.running(message.resumeMs, this.#peer!.backlog.minRttMs ?? 0);
         return this.#running.resolve(message.resumeMs);
       default:
         throw new GodwitError("WIRE_OUT_OF_ORDER", `a receiver does not send ${message.type}`);

@@ -1,3 +1,4 @@
+import { GodwitError } from "../errors.ts";
 import { MAX_HELD_BYTES } from "../stream/parser.ts";
 import type { Kernels } from "./kernels.ts";
 
@@ -5,6 +6,8 @@ import type { Kernels } from "./kernels.ts";
 export const WINDOW_BYTES = 64 * 1024 * 1024;
 /** Read at most so much at once; a unix socket holds about 200 KiB. */
 export const READ_BYTES = 512 * 1024;
+/** Twice what one batch may regenerate (BATCH_RAW_BYTES): an open batch and one in flight always fit. */
+const MIN_WINDOW_BYTES = 8 * 1024 * 1024;
 /** Memory that a window of WINDOW_BYTES takes: the ring, and room in front of it (see RawWindow). */
 export const WINDOW_MEMORY_BYTES = MAX_HELD_BYTES + WINDOW_BYTES;
 
@@ -27,10 +30,19 @@ export class RawWindow {
   /** Address of the first byte that the parser has not taken. */
   #parseAt: number;
 
+  /**
+   * @param capacity its size, WINDOW_BYTES at most
+   * @throws GodwitError PEER_WINDOW when it is too small to work in
+   */
   constructor(kernels: Kernels, capacity = WINDOW_BYTES) {
+    if (capacity < MIN_WINDOW_BYTES) {
+      throw new GodwitError("PEER_WINDOW", `the peer takes ${capacity} bytes at a time, which is too little`, {
+        capacity,
+      });
+    }
     this.bytes = kernels.bytes;
     this.#ring = kernels.base + MAX_HELD_BYTES;
-    this.#capacity = capacity;
+    this.#capacity = Math.min(capacity, WINDOW_BYTES);
     this.#writeAt = this.#ring;
     this.#parseAt = this.#ring;
   }

@@ -155,6 +155,14 @@ test("a source that waits for a migration itself", async () => {
   expectLine(await send("--qmp", destination.qmpPath), 2, /waits for an incoming migration/, NOTHING_CHANGED);
 });
 
+test("QEMU is set to write several streams", async () => {
+  const set = (state: boolean) =>
+    source.qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "multifd", state }] });
+  await set(true);
+  expectLine(await send(), 2, /capability multifd is on/, NOTHING_CHANGED, /switch it off/);
+  await set(false);
+});
+
 test("another memory size, another machine: all said in one line, by both ends, and receive goes on", async () => {
   await using destination = await startDestination({ memoryMiB: 768, machine: "pc" });
   const pair: Pair = { hosts, source, destination, [Symbol.asyncDispose]: async () => {} };

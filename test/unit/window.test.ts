@@ -4,7 +4,7 @@ import { createKernels } from "../../src/migration/kernels.ts";
 import { RawWindow, READ_BYTES } from "../../src/migration/window.ts";
 import { MAX_HELD_BYTES } from "../../src/stream/parser.ts";
 
-const CAPACITY = 4 * READ_BYTES;
+const CAPACITY = 16 * READ_BYTES;
 const kernels = createKernels(MAX_HELD_BYTES + CAPACITY);
 
 /** The byte that the stream has at an offset. */
@@ -14,10 +14,10 @@ test("what is not acknowledged or not parsed is never overwritten, and what the 
   const step = fc.record({
     read: fc.integer({ min: 1, max: READ_BYTES }),
     held: fc.nat(MAX_HELD_BYTES - 1),
-    acked: fc.nat(3 * READ_BYTES),
+    acked: fc.nat(6 * READ_BYTES),
   });
   fc.assert(
-    fc.property(fc.array(step, { minLength: 20, maxLength: 40 }), (steps) => {
+    fc.property(fc.array(step, { minLength: 40, maxLength: 60 }), (steps) => {
       const window = new RawWindow(kernels, CAPACITY);
       /** Pieces handed on and not yet acknowledged: where they stand, and their offset. */
       let pieces: { from: number; to: number; offset: number }[] = [];
@@ -52,7 +52,7 @@ test("what is not acknowledged or not parsed is never overwritten, and what the 
 
 test("a full window has no room until something is acknowledged", () => {
   const window = new RawWindow(kernels, CAPACITY);
-  for (let i = 0; i < 4; i++) {
+  for (let i = 0; i < 16; i++) {
     expect(window.hasRoom).toBe(true);
     window.commit(window.nextRegion().length);
     window.parsed(window.writeAt);
@@ -60,4 +60,8 @@ test("a full window has no room until something is acknowledged", () => {
   expect(window.hasRoom).toBe(false);
   window.release(READ_BYTES);
   expect(window.hasRoom).toBe(true);
+});
+
+test("a peer's window that is too small to work in is refused", () => {
+  expect(() => new RawWindow(kernels, 1 << 20)).toThrow(expect.objectContaining({ code: "PEER_WINDOW" }));
 });
