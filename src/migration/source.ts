@@ -6,7 +6,7 @@ import { SwitchoverLimit } from "../control/switchover-limit.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import type { QmpEvent } from "../qemu/commands.ts";
 import { readFacts, type VmFacts } from "../qemu/facts.ts";
-import { migrationProgress } from "../qemu/migrate.ts";
+import { type MigrationProgress, migrationProgress } from "../qemu/migrate.ts";
 import { QmpClient } from "../qemu/qmp.ts";
 import type { Address } from "../wire/address.ts";
 import type { Message } from "../wire/messages.ts";
@@ -198,7 +198,7 @@ class SourceMigration {
       while (!ended.signal.aborted) {
         await delay(PROGRESS_MS, undefined, { signal: ended.signal });
         const progress = await migrationProgress(qmp);
-        if (!ended.signal.aborted && !this.#isStopped) this.#meter?.report(progress);
+        if (!ended.signal.aborted && !this.#isStopped) await this.#onProgress(progress);
       }
     };
     // A QMP that is gone is noticed elsewhere, and a progress that was not reported harms nobody.
@@ -297,11 +297,17 @@ class SourceMigration {
     migrationProgress(this.#qmp!).then(
       (progress) => {
         if (this.#phase !== "streaming" || this.#isStopped) return;
-        this.#meter?.report(progress);
+        this.#onProgress(progress).catch(() => {}); // as in #whileReporting
         if (progress.dirtySyncCount > 1) this.#decide(progress.ramRemainingBytes);
       },
       () => {},
     );
+  }
+
+  async #onProgress(progress: MigrationProgress): Promise<void> {
+    this.#meter?.report(progress);
+    const { goodputBytesPerSecond } = this.#peer!.backlog;
+    if (goodputBytesPerSecond > 0) await this.#vm!.tellLinkSpeed(goodputBytesPerSecond);
   }
 
   #decide(remainingBytes: number): void {
