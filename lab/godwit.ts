@@ -34,9 +34,11 @@ export interface GodwitProcess extends AsyncDisposable {
 
 /** Starts `godwit ARGS` on a host; `onEvent` is told of each event as it comes. Disposing it kills it. */
 export function startGodwit(host: Host, args: readonly string[], onEvent?: EventListener): GodwitProcess {
-  // It must not outlive us, however we end.
+  // It must not outlive us, however we end; nor what it leaves when it is killed.
   const argv = host.command(["setpriv", "--pdeathsig", "KILL", PROGRAM, ...args]);
-  const child = spawn(argv[0]!, argv.slice(1), { stdio: ["ignore", "pipe", "pipe"] });
+  const runtime = temporaryFolder();
+  const env = { ...process.env, XDG_RUNTIME_DIR: runtime.path };
+  const child = spawn(argv[0]!, argv.slice(1), { stdio: ["ignore", "pipe", "pipe"], env });
   const events: MigrationEvent[] = [];
   const waiting = new Set<() => void>();
   let [stdout, stderr, rest] = ["", "", ""];
@@ -90,6 +92,7 @@ export function startGodwit(host: Host, args: readonly string[], onEvent?: Event
     [Symbol.asyncDispose]: async () => {
       child.kill("SIGKILL");
       await exited;
+      runtime[Symbol.dispose]();
     },
   };
 }

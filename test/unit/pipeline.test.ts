@@ -1,0 +1,207 @@
+// Sender and receiver with everything between them but QEMU: unix socket → parse → encode → TCP → decode → unix socket.
+import { createHash, randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { pageRecords, streamHead } from "../../bench/support.ts";
+import { Peer } from "../../src/migration/peer.ts";
+import { StreamReceiver } from "../../src/migration/receiver.ts";
+import { StreamSender } from "../../src/migration/sender.ts";
+import { WINDOW_BYTES } from "../../src/migration/window.ts";
+import type { Message } from "../../src/wire/messages.ts";
+import { connect, listen } from "../../src/wire/transport.ts";
+
+const HOST = "127.0.0.1";
+const greeting = { session: "0".repeat(32), generation: 1, program: "test", pageFormat: 1, features: [], vm: {} };
+
+interface Pipeline extends AsyncDisposable {
+  /** Stands for the source QEMU: writes the stream, reads the return path. */
+  source: net.Socket;
+  /** Stands for the destination QEMU: reads the stream, writes the return path. */
+  destination: net.Socket;
+  sender: StreamSender;
+  receiver: StreamReceiver;
+  senderPeer: Peer;
+  receiverPeer: Peer;
+  /** Rejects when either end reports an error. */
+  failed: Promise<never>;
+}
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "godwit-test-"));
+});
+afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+async function pipeline(options: { maxBytesPerSecond?: number } = {}): Promise<Pipeline> {
+  await using stack = new AsyncDisposableStack();
+  const failure = Promise.withResolvers<never>();
+  failure.promise.catch(() => {});
+  const welcome = Promise.withResolvers<void>();
+  const accepted = Promise.withResolvers<{ peer: Peer; receiver: StreamReceiver }>();
+  const listener = await listen({
+    host: HOST,
+    port: 0,
+    security: { kind: "none" },
+    onRejected: failure.reject,
+    onConnection: (connection) => {
+      const onMessage = (message: Message) => {
+        if (message.type === "HELLO")
+          peer.send({ ...greeting, type: "WELCOME", rawOffset: 0, windowBytes: WINDOW_BYTES });
+        if (message.type === "END") receiver.onEndOfStream(message.rawBytes);
+      };
+      const peer: Peer = new Peer(connection, "receiver", {
+        onMessage,
+        onData: (header) => receiver.onData(header),
+        onDataComplete: (header, body) => receiver.onDataComplete(header, body),
+      });
+      const receiver: StreamReceiver = new StreamReceiver({
+        send: (message) => peer.send(message),
+        onRoom: () => peer.onRoom(),
+        onError: failure.reject,
+        wireBytes: () => peer.receivedBytes,
+      });
+      accepted.resolve({ peer, receiver });
+    },
+  });
+  stack.defer(() => listener.close());
+  const connection = await connect({ host: HOST, port: listener.address.port, security: { kind: "none" } });
+  const senderPeer: Peer = new Peer(connection, "sender", {
+    onMessage: (message) => {
+      if (message.type === "WELCOME") welcome.resolve();
+      if (message.type === "ACK") sender.acknowledge(message.rawOffset, message.wireBytes);
+      if (message.type === "RETURN") sender.writeReturn(message.bytes);
+      if (message.type === "RETURN_END") sender.endReturn();
+    },
+  });
+  senderPeer.closed.catch(failure.reject);
+  stack.defer(() => senderPeer.destroy());
+  const sender = new StreamSender(senderPeer, { ...options, onError: failure.reject });
+  stack.defer(() => sender.stop());
+  senderPeer.send({ ...greeting, type: "HELLO" });
+  await welcome.promise;
+  const { peer: receiverPeer, receiver } = await accepted.promise;
+  stack.defer(() => receiver.stop());
+
+  const out = net.createServer({ allowHalfOpen: true }).listen(join(folder, "out"));
+  const sink = once(out, "connection");
+  await receiver.connect(join(folder, "out"));
+  const [destination] = (await sink) as [net.Socket];
+  out.close();
+  receiverPeer.onRoom();
+  const entrance = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(join(folder, "in"));
+  const entered = once(entrance, "connection");
+  const source = net.connect({ path: join(folder, "in"), allowHalfOpen: true });
+  const [socket] = (await entered) as [net.Socket];
+  entrance.close();
+  sender.start(socket);
+  for (const end of [source, destination]) {
+    end.on("error", () => {});
+    stack.defer(() => void end.destroy());
+  }
+  const resources = stack.move();
+  const dispose = () => resources.disposeAsync();
+  const ends = { source, destination, sender, receiver, senderPeer, receiverPeer };
+  return { ...ends, failed: failure.promise, [Symbol.asyncDispose]: dispose };
+}
+
+/** Reads to the end; the SHA-256 of all of it. */
+async function digestOf(socket: net.Socket): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of socket) hash.update(chunk as Uint8Array);
+  return hash.digest("hex");
+}
+
+/** Writes parts with back-pressure, then closes that side; the SHA-256 of all of it. */
+async function write(socket: net.Socket, parts: Iterable<Uint8Array | number>): Promise<string> {
+  const hash = createHash("sha256");
+  for (const part of parts) {
+    if (typeof part === "number") await delay(part);
+    else {
+      hash.update(part);
+      if (!socket.write(part)) await once(socket, "drain");
+    }
+  }
+  socket.end();
+  return hash.digest("hex");
+}
+
+/** Pauses of all lengths around the timers of the sender: whatever is flushed when, nothing may be lost or doubled. */
+function* pieces(stream: Uint8Array): Generator<Uint8Array | number> {
+  let at = 0;
+  for (let i = 0; at < stream.length; i++) {
+    const bytes = 1 + ((i * 7919) % 70_001);
+    yield stream.subarray(at, at + bytes);
+    at += bytes;
+    if (i % 5 === 0) yield [0, 1, 3, 25][(i / 5) % 4]!;
+  }
+}
+
+const streams = {
+  "pages, literal and zero, in a ring that wraps": () => [streamHead(), ...Array(20).fill(pageRecords(3000, 0.3))],
+  "garbage, cut by pauses": () => pieces(randomBytes(3_000_000)),
+  "pages, cut by pauses": () => pieces(Buffer.concat([streamHead(), pageRecords(700, 0.5, 3)])),
+  "what is not a stream, and short": () => [Buffer.from("hello")],
+  nothing: () => [],
+};
+
+test.each(Object.entries(streams))("%s: comes out as it went in, with both ends closed", async (_name, parts) => {
+  await using p = await pipeline();
+  const digests = Promise.all([write(p.source, parts()), digestOf(p.destination)]);
+  const [written, read] = await Promise.race([digests, p.failed]);
+  expect(read).toBe(written);
+});
+
+test("held to a rate, and packed because of it: the same bytes, fewer of them on the wire", async () => {
+  await using p = await pipeline({ maxBytesPerSecond: 20e6 });
+  const text = Buffer.alloc(4096, "what a guest has in its memory is often text; ");
+  const page = pageRecords(1);
+  page.set(text, 8);
+  const stream = [streamHead(), ...Array(60).fill(Buffer.concat(Array(64).fill(page)))];
+  const [written, read] = await Promise.race([
+    Promise.all([write(p.source, stream), digestOf(p.destination)]),
+    p.failed,
+  ]);
+  expect(read).toBe(written);
+  expect(p.sender.codecCounts.zstd).toBeGreaterThan(0);
+  expect(p.senderPeer.wireBytes).toBeLessThan(p.sender.rawBytes / 2);
+});
+
+test("the return path is carried, and its end too", async () => {
+  await using p = await pipeline();
+  const answer = randomBytes(200_000);
+  const digests = Promise.all([write(p.destination, [answer]), digestOf(p.source)]);
+  const [written, read] = await Promise.race([digests, p.failed]);
+  expect(read).toBe(written);
+});
+
+test("a destination that does not read holds back the source: no more is taken than the windows hold", async () => {
+  await using p = await pipeline();
+  p.destination.pause();
+  const records = pageRecords(1024);
+  p.source.write(streamHead());
+  let taken = 0;
+  let isHeld = false;
+  while (!isHeld && taken < 2 * WINDOW_BYTES) {
+    taken += records.length;
+    const drained = p.source.write(records) || once(p.source, "drain");
+    isHeld = (await Promise.race([drained, delay(1000, "held"), p.failed])) === "held";
+  }
+  expect(isHeld).toBe(true);
+  expect(p.sender.rawBytes).toBeLessThanOrEqual(WINDOW_BYTES);
+  expect(process.memoryUsage().rss).toBeLessThan(700e6); // both ends and the test, in one process
+  p.destination.resume();
+  await expect.poll(() => p.sender.ackedRawBytes, { timeout: 10_000 }).toBeGreaterThan(taken / 2);
+});
+
+test("a peer that acknowledges what was not sent, or sends what does not follow, is refused", async () => {
+  await using p = await pipeline();
+  expect(() => p.sender.acknowledge(1, 0)).toThrow(expect.objectContaining({ code: "PEER_BAD_ACK" }));
+  const header = { rawOffset: 8, rawBytes: 1, bodyBytes: 2, tokenBytes: 1, codec: "none", encodedBytes: 2 } as const;
+  expect(() => p.receiver.onData(header)).toThrow(expect.objectContaining({ code: "PEER_BAD_OFFSET" }));
+  expect(() => p.receiver.onEndOfStream(5)).toThrow(expect.objectContaining({ code: "PEER_BAD_OFFSET" }));
+});
