@@ -28,9 +28,12 @@ export class CodecChoice {
 
   /**
    * @param linkBytesPerSecond the link's speed where the link is the bottleneck; undefined where it is not.
+   * @param isUrgent the guest is stopped: what counts is when this body arrives, so packing it must take less time than it
+   * saves on the link. Else other bodies are on the link meanwhile, and it is the rates that count.
    */
-  choose(linkBytesPerSecond: number | undefined): BodyCodec {
+  choose(linkBytesPerSecond: number | undefined, isUrgent = false): BodyCodec {
     if (linkBytesPerSecond === undefined) return "none";
+    if (isUrgent) return this.#bytesPerSecond * (1 - this.#ratio) > linkBytesPerSecond ? "zstd" : "none";
     const packed = Math.min(this.#bytesPerSecond * this.#threads, linkBytesPerSecond / this.#ratio);
     if (packed > linkBytesPerSecond * MIN_GAIN || ++this.#sinceProbe >= PROBE_EVERY) {
       this.#sinceProbe = 0;

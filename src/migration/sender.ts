@@ -240,7 +240,10 @@ export class StreamSender {
   #sendBatch(batch: Batch): void {
     const bodyBytes = batch.tokens.length + batch.payloadBytes;
     const header = { rawOffset: batch.rawOffset, rawBytes: batch.rawBytes, bodyBytes, tokenBytes: batch.tokens.length };
-    const codec = this.#options.codec === "none" ? "none" : this.#codecChoice.choose(this.#limitingBytesPerSecond());
+    const codec =
+      this.#options.codec === "none"
+        ? "none"
+        : this.#codecChoice.choose(this.#limitingBytesPerSecond(), this.#isUrgent);
     if (codec === "zstd") this.#pack(header, this.#gather(batch));
     else this.#enqueue({ type: "DATA", chunks: this.#plainChunks(header, batch) });
   }

@@ -93,6 +93,14 @@ describe("the choice of codec", () => {
     expect(choice.choose(1.25e9)).toBe("none"); // 10 Gbit/s: zstd would be the limit
   });
 
+  test("packs for a stopped guest only what arrives sooner for it", () => {
+    const choice = new CodecChoice(2);
+    for (let i = 0; i < 50; i++) choice.packed(256 * 1024, 64 * 1024, 2.6); // 100 MB/s, to a quarter
+    expect(choice.choose(90e6)).toBe("zstd");
+    expect(choice.choose(90e6, true)).toBe("none");
+    expect(choice.choose(60e6, true)).toBe("zstd");
+  });
+
   test("gives up on what does not shrink, and looks again now and then", () => {
     const choice = new CodecChoice(2);
     for (let i = 0; i < 50; i++) choice.packed(256 * 1024, 256 * 1024, 1.3);
