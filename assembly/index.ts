@@ -1,3 +1,8 @@
+export { tagPages } from "./blake3";
+export { applyDeltas, encodeDeltas } from "./delta";
 export { expandBlank, expandZero } from "./expand";
+export { compressLz4, decompressLz4 } from "./lz4";
+export { insertPages, lookupPages } from "./page-index";
 export { scanPages } from "./scan";
-export { isZero } from "./zero";
+export { hashPages } from "./xxh3";
+export { isZero, listNonZero } from "./zero";

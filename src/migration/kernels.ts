@@ -1,7 +1,8 @@
-import { readFileSync } from "node:fs";
 import type { RecordWriter, RegeneratedKind } from "../compact/expand.ts";
+import type { PageKernels } from "../compact/page-kernels.ts";
 import { KIND, type Kind } from "../stream/format.ts";
 import type { PageScanner, Run, Scan } from "../stream/scanner.ts";
+import { createPageKernels, instantiateKernels } from "./kernel-module.ts";
 
 const WASM_PAGE_BYTES = 65536;
 /** Runs a scan hands back at once. */
@@ -19,8 +20,6 @@ interface Exports {
   isZero(at: number, bytes: number): number;
 }
 
-const wasmModule = new WebAssembly.Module(readFileSync(new URL("../../assembly/kernels.wasm", import.meta.url)));
-
 /** The kernels of assembly/ over a memory of their own. Addresses are indexes into `bytes`. */
 export interface Kernels {
   /** The whole memory, shared. */
@@ -29,19 +28,22 @@ export interface Kernels {
   base: number;
   scanner: PageScanner;
   writer: RecordWriter;
+  /** What memory compaction is made of. */
+  pages: PageKernels;
 }
 
 /** Instantiates the kernels with `size` bytes of memory for the caller. */
 export function createKernels(size: number): Kernels {
   const pages = (RESERVED_BYTES + Math.ceil(size / WASM_PAGE_BYTES) * WASM_PAGE_BYTES) / WASM_PAGE_BYTES;
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-  const exports = new WebAssembly.Instance(wasmModule, { env: { memory } }).exports as unknown as Exports;
+  const exports = instantiateKernels(memory) as unknown as Exports;
   const bytes = new Uint8Array(memory.buffer);
   return {
     bytes,
     base: RESERVED_BYTES,
     scanner: new KernelScanner(exports, bytes),
     writer: new KernelWriter(exports, bytes),
+    pages: createPageKernels(memory),
   };
 }
 
