@@ -32,10 +32,19 @@ export interface GodwitProcess extends AsyncDisposable {
   kill(signal: NodeJS.Signals): void;
 }
 
-/** Starts `godwit ARGS` on a host; `onEvent` is told of each event as it comes. Disposing it kills it. */
-export function startGodwit(host: Host, args: readonly string[], onEvent?: EventListener): GodwitProcess {
+/**
+ * Starts `godwit ARGS` on a host; `onEvent` is told of each event as it comes. Disposing it kills it.
+ *
+ * @param program what to run in place of godwit
+ */
+export function startGodwit(
+  host: Host,
+  args: readonly string[],
+  onEvent?: EventListener,
+  program: readonly string[] = [PROGRAM],
+): GodwitProcess {
   // It must not outlive us, however we end; nor what it leaves when it is killed.
-  const argv = host.command(["setpriv", "--pdeathsig", "KILL", PROGRAM, ...args]);
+  const argv = host.command(["setpriv", "--pdeathsig", "KILL", ...program, ...args]);
   const runtime = temporaryFolder();
   const env = { ...process.env, XDG_RUNTIME_DIR: runtime.path };
   const child = spawn(argv[0]!, argv.slice(1), { stdio: ["ignore", "pipe", "pipe"], env });
@@ -111,6 +120,8 @@ export interface MigrationOptions {
   readonly destinationQmp?: string;
   readonly sendArgs?: readonly string[];
   readonly receiveArgs?: readonly string[];
+  /** What to run in place of godwit at the destination. */
+  readonly receiveProgram?: readonly string[] | undefined;
   /** Is told of each event of `send` as it comes. */
   readonly onEvent?: EventListener;
 }
@@ -132,7 +143,7 @@ export async function startMigration(pair: Pair, options: MigrationOptions = {})
   const common = ["--psk-file", key.path, "--json"];
   const receiveQmp = ["--qmp", options.destinationQmp ?? pair.destination.qmpPath];
   const receiveArgs = ["receive", ...receiveQmp, "--listen", address, ...common, ...(options.receiveArgs ?? [])];
-  const receive = stack.use(startGodwit(pair.hosts.destination, receiveArgs));
+  const receive = stack.use(startGodwit(pair.hosts.destination, receiveArgs, undefined, options.receiveProgram));
   await receive.event("listening");
   const sendQmp = ["--qmp", options.sourceQmp ?? pair.source.qmpPath];
   const sendArgs = ["send", ...sendQmp, "--to", address, ...common, ...(options.sendArgs ?? [])];

@@ -3,6 +3,7 @@ import { copyFile, mkdir, readdir, rename, rm, truncate, writeFile } from "node:
 import { join } from "node:path";
 import { cached, isCached } from "./cache.ts";
 import { UNPACKING_VERSION, unpackPackages } from "./packages.ts";
+import { qemuImg } from "./qemus.ts";
 import { run } from "./run.ts";
 
 /** The files a guest is started from. The disk is a master: each VM gets a copy of it ({@link copyDisk}). */
@@ -42,6 +43,11 @@ export function hasGuest(): boolean {
 /** Copies a disk, keeping its holes, to a path that does not exist yet. */
 export async function copyDisk(from: string, to: string): Promise<void> {
   await run(["cp", "--sparse=always", "--reflink=auto", from, to]);
+}
+
+/** Makes a qcow2 image, at a path that does not exist yet, that holds only what will differ from a raw disk. */
+export async function overlayDisk(backing: string, to: string): Promise<void> {
+  await run([...(await qemuImg()), "create", "-q", "-f", "qcow2", "-b", backing, "-F", "raw", to]);
 }
 
 function recipe(): [string, unknown] {

@@ -34,6 +34,11 @@ export async function qemuImg(version: QemuVersion = "10.0"): Promise<string[]> 
   return commandIn(await qemuFolder(version), "qemu-img");
 }
 
+/** The command that starts this QEMU's qemu-nbd. */
+export async function qemuNbd(version: QemuVersion = "10.0"): Promise<string[]> {
+  return commandIn(await qemuFolder(version), "qemu-nbd");
+}
+
 function recipe(version: QemuVersion): [string, unknown] {
   return [`qemu-${version}`, { unpacking: UNPACKING_VERSION, packages, suite: suites[version] }];
 }

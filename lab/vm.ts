@@ -4,7 +4,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { QmpClient } from "../src/qemu/qmp.ts";
 import { type Accelerator, accelerator, acceleratorArguments } from "./accelerator.ts";
 import { Console } from "./console.ts";
-import { copyDisk, type Guest, guest } from "./guest.ts";
+import { copyDisk, type Guest, guest, overlayDisk } from "./guest.ts";
 import { type Host, localHost } from "./hosts.ts";
 import { temporaryFolder } from "./leftovers.ts";
 import { type QemuVersion, qemuCommand } from "./qemus.ts";
@@ -31,6 +31,8 @@ export interface VmOptions {
   readonly cpus?: number;
   /** A disk image to use; default: a fresh copy of the guest's. */
   readonly disk?: string;
+  /** Default: raw. A fresh qcow2 has the guest's disk as its backing file. */
+  readonly diskFormat?: "raw" | "qcow2";
   readonly load?: Load;
   /** Reads the root file system into the page cache before the guest is ready. */
   readonly cached?: boolean;
@@ -83,8 +85,8 @@ export async function startVm(options: VmOptions = {}): Promise<Vm> {
   const folder = stack.use(temporaryFolder()).path;
   const paths = socketPaths(folder);
   const files = await guest();
-  const disk = options.disk ?? join(folder, "disk.raw");
-  if (options.disk === undefined) await copyDisk(files.disk, disk);
+  const { diskFormat = "raw", disk = join(folder, `disk.${diskFormat}`) } = options;
+  if (options.disk === undefined) await (diskFormat === "raw" ? copyDisk : overlayDisk)(files.disk, disk);
   const console = await Console.listen(paths.console);
   stack.defer(() => console.end(new Error("the VM was disposed of")));
   const ticks = await Console.listen(paths.ticks);
@@ -152,7 +154,7 @@ export function qemuArguments(
 ): string[] {
   const { name = "vm", machine = "q35", memoryMiB = 512, cpus = 1, incoming = false, paused = incoming } = options;
   const file = { driver: "file", filename: options.disk };
-  const disk = { driver: "raw", "node-name": "disk0", file };
+  const disk = { driver: options.diskFormat ?? "raw", "node-name": "disk0", file };
   return [
     ...["-name", name, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
     ...["-machine", machine, ...acceleratorArguments(accelerator), "-cpu", cpuModel(machine)],

@@ -12,6 +12,7 @@ export type ErrorCode =
   | `WIRE_${string}`
   | `FORM_${string}`
   | `PEER_${string}`
+  | `STORE_${string}`
   | `MIGRATION_${string}`
   | `CLI_${string}`;
 

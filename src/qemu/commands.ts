@@ -65,7 +65,36 @@ export interface BlockDeviceInfo {
   readonly "node-name"?: string;
   readonly ro: boolean;
   readonly drv: string;
-  readonly image: { readonly filename: string; readonly format: string; readonly "virtual-size": number };
+  readonly image: ImageInfo;
+  readonly "dirty-bitmaps"?: readonly { readonly name?: string }[];
+}
+
+/** qapi/block-core.json, ImageInfo. */
+export interface ImageInfo {
+  /** A plain name if that alone opens the image as it is open here, else `json:` and all options that matter. */
+  readonly filename: string;
+  readonly format: string;
+  readonly "virtual-size": number;
+  readonly "backing-image"?: ImageInfo;
+  /** For qcow2, `data-file` may name a file that holds the content. */
+  readonly "format-specific"?: { readonly data?: { readonly "data-file"?: string } };
+}
+
+/** qapi/block-export.json, BlockExportOptions of an NBD export. */
+export interface NbdExportOptions {
+  readonly type: "nbd";
+  readonly id: string;
+  readonly "node-name": string;
+  readonly name: string;
+  readonly writable: boolean;
+  /** Dirty bitmaps of the node, disabled ones, to offer as metadata contexts. */
+  readonly bitmaps?: readonly string[];
+}
+
+/** qapi/block-core.json, BlockDirtyBitmap. */
+export interface DirtyBitmapName {
+  readonly node: string;
+  readonly name: string;
 }
 
 /** qapi/migration.json, MigrationInfo. Times in milliseconds. */
@@ -155,6 +184,25 @@ export interface QmpCommands {
   };
   "query-migrate-parameters": { arguments: NoArguments; returns: MigrationParameters };
   "migrate-set-parameters": { arguments: MigrationParameters; returns: None };
+  "nbd-server-start": {
+    arguments: { addr: { readonly type: "unix"; readonly data: { readonly path: string } } };
+    returns: None;
+  };
+  "nbd-server-stop": { arguments: NoArguments; returns: None };
+  "block-export-add": { arguments: NbdExportOptions; returns: None };
+  "block-export-del": { arguments: { id: string; mode?: "safe" | "hard" }; returns: None };
+  "block-dirty-bitmap-add": { arguments: DirtyBitmapName; returns: None };
+  "block-dirty-bitmap-remove": { arguments: DirtyBitmapName; returns: None };
+  transaction: {
+    arguments: {
+      actions: readonly {
+        readonly type: "block-dirty-bitmap-add" | "block-dirty-bitmap-disable";
+        readonly data: DirtyBitmapName;
+      }[];
+    };
+    returns: None;
+  };
+  "query-block-exports": { arguments: NoArguments; returns: readonly { readonly id: string }[] };
   migrate: { arguments: { uri: string; resume?: boolean }; returns: None };
   migrate_cancel: { arguments: NoArguments; returns: None };
   "migrate-continue": { arguments: { state: "pre-switchover" }; returns: None };

@@ -115,13 +115,17 @@ export function compareFacts(
  * A disk is known by what is most likely the same at both ends: the id that the user gave its device, else the name of
  * the `-drive`, else its place in QEMU's object tree ("device[3]", by order of creation).
  */
-function blockDevice({ device, qdev = "", inserted }: BlockInfo): BlockDevice {
+export function blockDeviceId({ device, qdev = "" }: BlockInfo): string {
   // For virtio-blk the disk is a child of the device with the id: /machine/peripheral/ID/virtio-backend.
   const givenId = qdev.startsWith("/") ? /^\/machine\/peripheral\/([^/]+)/.exec(qdev)?.[1] : qdev;
+  return givenId || device || qdev;
+}
+
+function blockDevice(info: BlockInfo): BlockDevice {
   return {
-    id: givenId || device || qdev,
-    readOnly: inserted?.ro ?? false,
-    virtualSizeBytes: inserted?.image["virtual-size"] ?? null,
+    id: blockDeviceId(info),
+    readOnly: info.inserted?.ro ?? false,
+    virtualSizeBytes: info.inserted?.image["virtual-size"] ?? null,
   };
 }
 

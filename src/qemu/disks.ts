@@ -1,0 +1,119 @@
+/** The disks of a VM as its QEMU names them, and how others than that QEMU can read them. */
+
+import { isAbsolute, resolve } from "node:path";
+import type { BlockDeviceInfo, ImageInfo } from "./commands.ts";
+import { blockDeviceId } from "./facts.ts";
+import type { QmpClient } from "./qmp.ts";
+
+/** A disk with a medium. */
+export interface Disk {
+  /** The id of the device, as in the facts of the VM: the same at both ends. */
+  readonly id: string;
+  /** The node that the device reads; null in a QEMU too old to name it. */
+  readonly nodeName: string | null;
+  /** The driver of that node: `raw`, `qcow2`, … */
+  readonly driver: string;
+  readonly virtualSizeBytes: number;
+  readonly readOnly: boolean;
+  /** The file or block device that is the disk, byte for byte; null if there is none. */
+  readonly rawPath: string | null;
+  /** A file name with which any program of QEMU opens the image beside this one; null if none can. */
+  readonly sharedName: string | null;
+  /** All files that hold content of the disk; null if that is not known. */
+  readonly files: readonly string[] | null;
+}
+
+/** Drivers that add nothing to the bytes of the file under them. */
+const PLAIN_DRIVERS: ReadonlySet<string> = new Set(["raw", "file", "host_device"]);
+const JSON_PREFIX = "json:";
+
+type JsonObject = Record<string, unknown>;
+
+/**
+ * Asks a QEMU for the disks of its VM.
+ *
+ * @throws what `execute` throws
+ */
+export async function listDisks(qmp: QmpClient): Promise<Disk[]> {
+  const disks: Disk[] = [];
+  for (const info of await qmp.execute("query-block")) {
+    if (info.qdev !== undefined && info.inserted) disks.push(diskOf(blockDeviceId(info), info.inserted));
+  }
+  return disks;
+}
+
+/** The disk with its image at another path, opened with the same driver. */
+export function diskAt(disk: Disk, path: string): Disk {
+  const absolute = resolve(path);
+  return { ...disk, ...placeOf(disk.driver, absolute), files: [absolute] };
+}
+
+function diskOf(id: string, { "node-name": nodeName, drv: driver, ro: readOnly, image }: BlockDeviceInfo): Disk {
+  return {
+    id,
+    nodeName: nodeName ?? null,
+    driver,
+    virtualSizeBytes: image["virtual-size"],
+    readOnly,
+    ...placeOf(driver, image.filename),
+    files: filesOf(image),
+  };
+}
+
+/**
+ * QEMU shows a plain file name only where that, with the driver, opens the very same thing: no offset, no other backing
+ * file than the image says itself (bdrv_refresh_filename, block.c).
+ */
+function placeOf(driver: string, filename: string): Pick<Disk, "rawPath" | "sharedName"> {
+  const options = optionsOf(driver, filename);
+  const isPlain = PLAIN_DRIVERS.has(driver) && !filename.startsWith(JSON_PREFIX) && options !== undefined;
+  return {
+    rawPath: isPlain ? filename : null,
+    // The image is in use by a QEMU that locks it; force-share takes no lock, and so allows only reading.
+    sharedName: options ? JSON_PREFIX + JSON.stringify({ ...options, "read-only": true, "force-share": true }) : null,
+  };
+}
+
+/** The image as the options of `-blockdev`; undefined if it cannot be opened by them elsewhere. */
+function optionsOf(driver: string, filename: string): JsonObject | undefined {
+  if (filename.startsWith(JSON_PREFIX)) {
+    const options = parsed(filename);
+    return options && fileNames(options).every(isElsewhereToo) ? options : undefined;
+  }
+  if (!isElsewhereToo(filename)) return undefined;
+  return PLAIN_DRIVERS.has(driver) ? { driver: "raw", file: { filename } } : { driver, file: { filename } };
+}
+
+/** A relative name means something else in another folder, /dev/fdset/N something else in another process. */
+function isElsewhereToo(filename: string): boolean {
+  return isAbsolute(filename) && !filename.startsWith("/dev/fdset/");
+}
+
+function filesOf(image: ImageInfo): string[] | null {
+  const files: string[] = [];
+  for (let each: ImageInfo | undefined = image; each; each = each["backing-image"]) {
+    const { filename } = each;
+    const dataFile = each["format-specific"]?.data?.["data-file"];
+    const names = filename.startsWith(JSON_PREFIX) ? fileNames(parsed(filename) ?? {}) : [filename];
+    if (names.length === 0) return null;
+    files.push(...names, ...(dataFile === undefined ? [] : [dataFile]));
+  }
+  return files.every(isElsewhereToo) ? [...new Set(files)] : null;
+}
+
+/** Undefined for a name that QEMU has cut because it was too long (PATH_MAX, BlockDriverState.filename). */
+function parsed(filename: string): JsonObject | undefined {
+  try {
+    return JSON.parse(filename.slice(JSON_PREFIX.length));
+  } catch {
+    return undefined;
+  }
+}
+
+/** Every `filename` in a tree of options. */
+function fileNames(options: JsonObject): string[] {
+  return Object.entries(options).flatMap(([key, value]) => {
+    if (key === "filename" && typeof value === "string") return [value];
+    return typeof value === "object" && value !== null ? fileNames(value as JsonObject) : [];
+  });
+}
