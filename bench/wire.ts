@@ -1,4 +1,5 @@
 /** The greeting that both sides of a benchmark exchange, without a VM. */
+import { PAGE_FORMAT } from "../src/compact/limits.ts";
 import type { Peer } from "../src/migration/peer.ts";
 import type { Message } from "../src/wire/messages.ts";
 import type { Security } from "../src/wire/transport.ts";
@@ -10,10 +11,18 @@ export function security(isTls: boolean): Security {
   return isTls ? { kind: "psk", psk: { identity: "bench", key: Buffer.alloc(32, 7) } } : { kind: "none" };
 }
 
-const greeting = { session: SESSION, generation: 1, program: "bench", pageFormat: 1, features: [], vm: {} };
+const greeting = {
+  session: SESSION,
+  generation: 1,
+  program: "bench",
+  pageFormat: PAGE_FORMAT,
+  features: [],
+  vm: {},
+  disks: [],
+};
 
 export function greetAsSender(peer: Peer): void {
-  peer.send({ type: "HELLO", ...greeting });
+  peer.send({ type: "HELLO", ...greeting, tagKey: "0".repeat(64) });
 }
 
 export function greetAsReceiver(peer: Peer, _hello: Extract<Message, { type: "HELLO" }>): void {

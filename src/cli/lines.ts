@@ -1,5 +1,5 @@
 /** The lines that stay: what has happened, in words. Pure. */
-import type { DestinationSummary, DowntimeParts, MigrationEvent, Pages, SourceSummary } from "../migration/events.ts";
+import type { DestinationSummary, DowntimeParts, MigrationEvent, SourceSummary } from "../migration/events.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import { formatAddress } from "../wire/address.ts";
 import { formatBytes, formatCount, formatDuration, formatLinkRate, oneLine } from "./format.ts";
@@ -61,7 +61,7 @@ export function roundName(round: number): string {
 }
 
 function sourceSummary(summary: SourceSummary): string[] {
-  const { status, totalMs, rounds, wireBytes, rawBytes, memoryBytes, downtimeMs, downtimeParts, pages } = summary;
+  const { status, totalMs, rounds, wireBytes, rawBytes, memoryBytes, downtimeMs, downtimeParts } = summary;
   if (status !== "completed") return [endedLine(summary)];
   const isPaused = downtimeMs === null || downtimeParts === null;
   const ratio = wireBytes > 0 ? ` (${(rawBytes / wireBytes).toFixed(1)} : 1)` : "";
@@ -70,7 +70,7 @@ function sourceSummary(summary: SourceSummary): string[] {
     `  total     ${formatDuration(totalMs)}, ${rounds} ${rounds === 1 ? "round" : "rounds"}`,
     `  downtime  ${isPaused ? "none, the VM was paused already" : downtimeText(downtimeMs, downtimeParts)}`,
     `  bytes     ${formatBytes(rawBytes)} -> ${formatBytes(wireBytes)} on the wire${ratio}`,
-    `  memory    ${formatBytes(memoryBytes)}, pages sent: ${pagesText(pages)}`,
+    `  memory    ${formatBytes(memoryBytes)}, pages sent: ${pagesText(summary)}`,
   ];
 }
 
@@ -103,8 +103,10 @@ function downtimeText(downtimeMs: number, parts: DowntimeParts): string {
   return `${formatDuration(downtimeMs)}: ${keys.map((key) => `${named[key]} ${formatDuration(parts[key])}`).join(", ")}`;
 }
 
-function pagesText({ zeroPages, literalPages, blankPages, rawPages }: Pages): string {
-  const forms = { zero: zeroPages, literal: literalPages, blank: blankPages, raw: rawPages };
+function pagesText({ pages, nackedPages }: SourceSummary): string {
+  const { zeroPages, diskPages, literalPages, blankPages, rawPages } = pages;
+  const disk = nackedPages > 0 ? `disk (${formatCount(nackedPages)} of them in vain)` : "disk";
+  const forms = { zero: zeroPages, [disk]: diskPages, literal: literalPages, blank: blankPages, raw: rawPages };
   return Object.entries(forms)
     .filter(([form, pages]) => pages > 0 || form === "zero" || form === "literal")
     .map(([form, pages]) => `${formatCount(pages)} ${form}`)

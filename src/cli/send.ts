@@ -17,6 +17,7 @@ interface SendOptions extends CommonOptions {
   to: Address;
   maxBandwidth?: number;
   compress: boolean;
+  diskRefs: boolean;
   quit?: true;
 }
 
@@ -39,6 +40,7 @@ export function sendCommand(): Command {
     .addOption(jsonOption())
     .addOption(maxBandwidthOption())
     .option("--no-compress", "never compress, even where the link is the bottleneck")
+    .option("--no-disk-refs", "send pages whole that stand on a disk of the VM")
     .addOption(allowOlderQemuOption())
     .option("--quit", "end the source QEMU once the VM is at the destination")
     .addHelpText("after", HELP)
@@ -58,6 +60,7 @@ function send(options: SendOptions): Promise<never> {
       to: options.to,
       maxBytesPerSecond: options.maxBandwidth,
       codec: options.compress ? "auto" : "none",
+      diskReferences: options.diskRefs,
       allowOlderQemu: options.allowOlderQemu ?? false,
       quit: options.quit ?? false,
     }),

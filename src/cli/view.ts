@@ -102,7 +102,7 @@ function receivingLines({ elapsedMs, rawBytes, wireBytes, linkBytesPerSecond }: 
 }
 
 function sentPages({ pages }: Progress): number {
-  return pages.zeroPages + pages.literalPages + pages.blankPages + pages.rawPages;
+  return Object.values(pages).reduce((sum, count) => sum + count, 0);
 }
 
 function bar(fraction: number): string {

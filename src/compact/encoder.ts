@@ -1,11 +1,15 @@
 import type { StreamEvent, StreamHandler } from "../stream/events.ts";
-import { KIND, type Kind, recordBytesOf } from "../stream/format.ts";
-import { BATCH_PAYLOAD_BYTES, BATCH_RAW_BYTES, BATCH_TOKEN_BYTES, RAW } from "./limits.ts";
+import { KIND, type Kind, PAGE_RECORD_BYTES, recordBytesOf } from "../stream/format.ts";
+import type { DiskRun } from "./disk-matcher.ts";
+import { BATCH_PAYLOAD_BYTES, BATCH_RAW_BYTES, BATCH_TOKEN_BYTES, DISK, RAW } from "./limits.ts";
+import { TAG_BYTES } from "./page-kernels.ts";
 import { MAX_VARINT_BYTES, writeVarint, zigzag } from "./varint.ts";
 
 /** Pages and bytes by form, as they went into tokens. Pages that travel as raw bytes are counted apart. */
 export interface FormCounts {
   zeroPages: number;
+  /** References to disks. */
+  diskPages: number;
   literalPages: number;
   blankPages: number;
   /** Pages inside raw bytes: they name their ramblock or have a form that is not ours (XBZRLE, compressed). */
@@ -24,8 +28,16 @@ export interface Batch {
   pieces: Uint32Array;
 }
 
+/** Finds pages that stand elsewhere. */
+export interface References {
+  /** The runs among `records` literal page records that stand from address `from` on, in order. */
+  match(from: number, records: number): readonly DiskRun[];
+  /** `run` goes into a token; what this regenerates begins at `rawOffset`. */
+  referred(rawOffset: number, run: DiskRun): void;
+}
+
 /** Tokens of this many bytes always fit behind BATCH_TOKEN_BYTES. */
-const MAX_TOKEN_BYTES = 2 * MAX_VARINT_BYTES;
+const MAX_TOKEN_BYTES = 4 * MAX_VARINT_BYTES + TAG_BYTES;
 
 /**
  * Turns what the parser finds into batches of tokens and payload (docs/page-format.md).
@@ -33,9 +45,17 @@ const MAX_TOKEN_BYTES = 2 * MAX_VARINT_BYTES;
  * It moves no page: a payload is a list of pieces of the memory that the stream was read into. Memory: one buffer of tokens.
  */
 export class BatchEncoder implements StreamHandler {
-  readonly counts: FormCounts = { zeroPages: 0, literalPages: 0, blankPages: 0, rawPages: 0, rawBytes: 0 };
+  readonly counts: FormCounts = {
+    zeroPages: 0,
+    diskPages: 0,
+    literalPages: 0,
+    blankPages: 0,
+    rawPages: 0,
+    rawBytes: 0,
+  };
   readonly #onBatch: (batch: Batch) => void;
   readonly #onEvent: ((event: StreamEvent) => void) | undefined;
+  readonly #references: References | undefined;
   readonly #tokens = new Uint8Array(BATCH_TOKEN_BYTES + MAX_TOKEN_BYTES);
   #tokenBytes = 0;
   /** At most one piece a token, and a token is at least one byte. */
@@ -49,12 +69,16 @@ export class BatchEncoder implements StreamHandler {
   #count = 0;
   #firstPage = 0;
   #expectedPage = 0;
+  /** Of the last reference in the open batch. */
+  #disk = 0;
+  #expectedBlock = 0;
   /** Bytes that went out ahead of the parser (see `ahead`) and that it has yet to hand on. */
   #aheadBytes = 0;
 
-  constructor(onBatch: (batch: Batch) => void, onEvent?: (event: StreamEvent) => void) {
+  constructor(onBatch: (batch: Batch) => void, onEvent?: (event: StreamEvent) => void, references?: References) {
     this.#onBatch = onBatch;
     this.#onEvent = onEvent;
+    this.#references = references;
   }
 
   /** Raw offset up to which bytes are in batches, closed or open. */
@@ -90,6 +114,24 @@ export class BatchEncoder implements StreamHandler {
       firstPage += gone;
       records -= gone;
     }
+    if (kind === KIND.literal) this.#addLiterals(from, firstPage, records);
+    else this.#addRecords(kind, from, firstPage, records);
+    this.#closeIfFull();
+  }
+
+  /** Those that stand on a disk become references. */
+  #addLiterals(from: number, firstPage: number, records: number): void {
+    let done = 0;
+    for (const run of this.#references?.match(from, records) ?? []) {
+      this.#addRecords(KIND.literal, from + done * PAGE_RECORD_BYTES, firstPage + done, run.record - done);
+      this.#addDiskRun(run, firstPage + run.record);
+      done = run.record + run.count;
+    }
+    this.#addRecords(KIND.literal, from + done * PAGE_RECORD_BYTES, firstPage + done, records - done);
+  }
+
+  #addRecords(kind: Kind, from: number, firstPage: number, records: number): void {
+    const recordBytes = recordBytesOf(kind);
     if (kind === KIND.zero) this.counts.zeroPages += records;
     else if (kind === KIND.literal) this.counts.literalPages += records;
     else this.counts.blankPages += records;
@@ -104,7 +146,26 @@ export class BatchEncoder implements StreamHandler {
       firstPage += taken;
       records -= taken;
     }
-    this.#closeIfFull();
+  }
+
+  /** A token of its own, in one batch: its tag is of the whole run. */
+  #addDiskRun(run: DiskRun, firstPage: number): void {
+    const { count, disk, block, tag } = run;
+    const rawBytes = count * PAGE_RECORD_BYTES;
+    this.#closeRun();
+    if (!this.#hasTokenRoom || this.#rawBytes + rawBytes > BATCH_RAW_BYTES) this.flush();
+    this.#references?.referred(this.offset, run);
+    let at = writeVarint(this.#tokens, this.#tokenBytes, count * 16 + DISK);
+    at = writeVarint(this.#tokens, at, zigzag(firstPage - this.#expectedPage));
+    at = writeVarint(this.#tokens, at, disk);
+    at = writeVarint(this.#tokens, at, zigzag(block - (disk === this.#disk ? this.#expectedBlock : 0)));
+    this.#tokens.set(tag, at);
+    this.#tokenBytes = at + TAG_BYTES;
+    this.#expectedPage = firstPage + count;
+    this.#disk = disk;
+    this.#expectedBlock = block + count;
+    this.#rawBytes += rawBytes;
+    this.counts.diskPages += count;
   }
 
   /**
@@ -138,6 +199,7 @@ export class BatchEncoder implements StreamHandler {
     this.#pieceWords = 0;
     this.#payloadBytes = 0;
     this.#expectedPage = 0;
+    this.#expectedBlock = 0;
   }
 
   #takeAhead(bytes: number): number {
@@ -178,17 +240,19 @@ export class BatchEncoder implements StreamHandler {
   }
 
   #fittingRecords(kind: Kind, recordBytes: number): number {
-    if (this.#tokenBytes > BATCH_TOKEN_BYTES - MAX_TOKEN_BYTES) return 0;
+    if (!this.#hasTokenRoom) return 0;
     const rawBytes = BATCH_RAW_BYTES - this.#rawBytes;
     const bytes = kind === KIND.literal ? Math.min(rawBytes, BATCH_PAYLOAD_BYTES - this.#payloadBytes) : rawBytes;
     return Math.floor(bytes / recordBytes);
   }
 
+  get #hasTokenRoom(): boolean {
+    return this.#tokenBytes < BATCH_TOKEN_BYTES - MAX_TOKEN_BYTES;
+  }
+
   #closeIfFull(): void {
     const isFull =
-      this.#payloadBytes >= BATCH_PAYLOAD_BYTES ||
-      this.#rawBytes >= BATCH_RAW_BYTES ||
-      this.#tokenBytes >= BATCH_TOKEN_BYTES - MAX_TOKEN_BYTES;
+      this.#payloadBytes >= BATCH_PAYLOAD_BYTES || this.#rawBytes >= BATCH_RAW_BYTES || !this.#hasTokenRoom;
     if (isFull) this.flush();
   }
 

@@ -1,4 +1,14 @@
-import { FLAGS_PAGE, FLAGS_ZERO, HEADER_BYTES, KIND, PAGE_BYTES, recordBytesOf } from "../stream/format.ts";
+import {
+  FLAGS_PAGE,
+  FLAGS_ZERO,
+  HEADER_BYTES,
+  KIND,
+  PAGE_BYTES,
+  PAGE_RECORD_BYTES,
+  recordBytesOf,
+} from "../stream/format.ts";
+
+const PAGES_OF_4_GIB = 2 ** 32 / PAGE_BYTES;
 
 /** The kinds of record that are regenerated from their page number alone. */
 export type RegeneratedKind = typeof KIND.zero | typeof KIND.blank;
@@ -20,5 +30,17 @@ export class ReferenceWriter implements RecordWriter {
       at += recordBytes;
     }
     return at;
+  }
+}
+
+/** Writes the headers of `count` page records from page `firstPage` on into `target` at `at`, and leaves their pages alone. */
+export function writePageHeaders(target: Uint8Array, at: number, firstPage: number, count: number): void {
+  const view = new DataView(target.buffer, target.byteOffset + at, count * PAGE_RECORD_BYTES);
+  for (let i = 0; i < count; i++) {
+    // The address may have 62 bits: its upper and its lower half.
+    const page = firstPage + i;
+    const low = (page % PAGES_OF_4_GIB) * PAGE_BYTES + FLAGS_PAGE;
+    view.setUint32(i * PAGE_RECORD_BYTES, Math.floor(page / PAGES_OF_4_GIB));
+    view.setUint32(i * PAGE_RECORD_BYTES + 4, low);
   }
 }

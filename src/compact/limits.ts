@@ -1,8 +1,11 @@
 /** The version of docs/page-format.md that this program writes and reads. */
-export const PAGE_FORMAT = 1;
+export const PAGE_FORMAT = 2;
 
-/** Kind 0 of docs/page-format.md; kinds 1 to 3 are KIND of src/stream/format.ts. */
+/** Kinds 0 and 4 of docs/page-format.md; kinds 1 to 3 are KIND of src/stream/format.ts. */
 export const RAW = 0;
+export const DISK = 4;
+/** Pages of one disk token: what its tag is made of then fits into one page. */
+export const MAX_DISK_RUN_PAGES = 256;
 
 /**
  * Payload at which a batch is closed. zstd needs 256 KiB a call to reach its speed (docs/benchmarks.md), and at 500 Mbit/s

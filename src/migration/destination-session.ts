@@ -8,7 +8,9 @@ import type { Connection } from "../wire/connection.ts";
 import type { Message } from "../wire/messages.ts";
 import type { Security } from "../wire/transport.ts";
 import { adviceFor } from "./advice.ts";
+import { AgreedDisks, type DiskOpener } from "./agreed-disks.ts";
 import type { DestinationVm } from "./destination-vm.ts";
+import { openDestinationDisks } from "./disk-readers.ts";
 import type { DestinationSummary, EventListener, Status } from "./events.ts";
 import { assertMatch, assertPageFormat, PROGRAM, parseFacts } from "./greeting.ts";
 import { Cancelled, Failure } from "./outcome.ts";
@@ -32,10 +34,13 @@ export interface DestinationOptions {
   once?: boolean;
   /** Lets a VM come from a QEMU newer than ours. */
   allowOlderQemu?: boolean;
+  /** How disks are opened that pages may be read from; default: openDestinationDisks. */
+  openDisks?: DiskOpener;
   signal?: AbortSignal;
   onEvent: EventListener;
 }
 
+type Hello = Extract<Message, { type: "HELLO" }>;
 type Phase = "greeting" | "streaming" | "loaded" | "committed";
 
 /** One connection of a sender, from HELLO to RUNNING or to the end. */
@@ -47,11 +52,12 @@ export class Session {
   readonly #peer: Peer;
   readonly #startMs: number;
   readonly #failure = new Failure();
-  readonly #hello = Promise.withResolvers<Extract<Message, { type: "HELLO" }>>();
+  readonly #hello = Promise.withResolvers<Hello>();
   readonly #firstData = Promise.withResolvers<void>();
   readonly #switchover = Promise.withResolvers<void>();
   readonly #commit = Promise.withResolvers<{ run: boolean }>();
   readonly #receiver: StreamReceiver;
+  #disks: Promise<AgreedDisks> | undefined;
   #phase: Phase = "greeting";
   #session: string | null = null;
   #loadMs: number | null = null;
@@ -84,6 +90,8 @@ export class Session {
         return this.#receiver.onData(header);
       },
       onDataComplete: (header, body) => this.#receiver.onDataComplete(header, body),
+      onRepair: (header) => this.#receiver.onRepair(header),
+      onRepairComplete: () => this.#receiver.onRepairComplete(),
     });
     this.#peer.closed.then(
       () => this.#onPeerGone(new GodwitError("WIRE_CLOSED", `${this.#peer.address} closed the connection`)),
@@ -108,6 +116,7 @@ export class Session {
     } finally {
       this.#receiver.stop();
       this.#peer.end();
+      await this.#closeDisks();
     }
     return this.#summary(status);
   }
@@ -125,6 +134,7 @@ export class Session {
     assertPageFormat(hello.pageFormat, PAGE_FORMAT);
     const theirs = parseFacts(hello.vm);
     assertMatch(theirs, this.#facts, this.#options.allowOlderQemu ?? false);
+    const disks = await this.#failure.or(this.#openDisks(hello));
     this.#peer.send({
       type: "WELCOME",
       session: hello.session,
@@ -133,6 +143,7 @@ export class Session {
       pageFormat: PAGE_FORMAT,
       features: [],
       vm: this.#facts,
+      disks,
       rawOffset: 0,
       windowBytes: WINDOW_BYTES,
     });
@@ -143,6 +154,21 @@ export class Session {
       vm: theirs,
       roundTripMs: 0,
     });
+  }
+
+  /** Opens what the source refers to and stands here too; returns the ids of those disks. */
+  async #openDisks({ disks: wanted, tagKey }: Hello): Promise<string[]> {
+    this.#disks = AgreedDisks.open(this.#qmp, wanted, this.#options.openDisks ?? openDestinationDisks);
+    const { disks, missing } = await this.#disks;
+    if (missing !== null)
+      this.#warn(`pages that stand on a disk are sent all the same, as it can't be read here: ${missing}`);
+    this.#receiver.useDisks(disks, Buffer.from(tagKey, "hex"), (message) => this.#warn(message));
+    return disks.map(({ id }) => id);
+  }
+
+  async #closeDisks(): Promise<void> {
+    const disks = await this.#disks;
+    await disks?.close().catch((error) => this.#warn(messageOf(error)));
   }
 
   /** Feeds the destination QEMU until it has loaded the VM. */
@@ -288,6 +314,8 @@ export class Session {
       totalMs: performance.now() - this.#startMs,
       wireBytes: this.#peer.wireBytes,
       rawBytes: this.#receiver.rawBytes,
+      diskPages: this.#receiver.counts.diskPages,
+      nackedPages: this.#receiver.nackedPages,
       loadMs: this.#loadMs,
       resumeMs: this.#resumeMs,
     };

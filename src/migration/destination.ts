@@ -98,7 +98,7 @@ class Destination {
 
   #emptySummary(status: Status): DestinationSummary {
     const totalMs = performance.now() - this.#startMs;
-    const nothing = { wireBytes: 0, rawBytes: 0, loadMs: null, resumeMs: null };
+    const nothing = { wireBytes: 0, rawBytes: 0, diskPages: 0, nackedPages: 0, loadMs: null, resumeMs: null };
     return { event: "summary", role: "destination", status, session: null, totalMs, ...nothing };
   }
 }

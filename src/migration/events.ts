@@ -30,7 +30,7 @@ export interface DowntimeParts {
 }
 
 /** Pages by the form in which they were sent. */
-export type Pages = Pick<FormCounts, "zeroPages" | "literalPages" | "blankPages" | "rawPages">;
+export type Pages = Pick<FormCounts, "zeroPages" | "diskPages" | "literalPages" | "blankPages" | "rawPages">;
 
 /** A view of a running migration, a few times a second. Rates are over the last second. */
 export interface Progress {
@@ -70,6 +70,8 @@ export interface SourceSummary {
   rounds: number;
   memoryBytes: number;
   pages: Pages;
+  /** Of `pages.diskPages` those that the destination did not find on its disks: they were sent whole after all. */
+  nackedPages: number;
   bodies: Record<Codec, number>;
   roundTripMs: number | null;
 }
@@ -82,6 +84,9 @@ export interface DestinationSummary {
   totalMs: number;
   wireBytes: number;
   rawBytes: number;
+  /** Pages that came as references to disks, and those of them that had to be sent all the same. */
+  diskPages: number;
+  nackedPages: number;
   loadMs: number | null;
   resumeMs: number | null;
 }

@@ -2,7 +2,7 @@ import { GodwitError } from "../errors.ts";
 import { Backlog } from "../wire/backlog.ts";
 import type { Connection } from "../wire/connection.ts";
 import { encodeMessage } from "../wire/encoding.ts";
-import type { DataHeader, Message, MessageType } from "../wire/messages.ts";
+import type { DataHeader, Message, MessageType, RepairHeader } from "../wire/messages.ts";
 import { MessageReader } from "../wire/reader.ts";
 import { MessageOrder, type Role } from "../wire/sequence.ts";
 
@@ -14,11 +14,13 @@ const SILENCE_MS = 15_000;
 const GOODBYE_MS = 2_000;
 
 export interface PeerHandler {
-  /** Any message but DATA, PING and PONG. What it throws ends the connection. */
+  /** Any message but DATA, REPAIR, PING and PONG. What it throws ends the connection. */
   onMessage(message: Message): void;
-  /** See MessageHandler; only the receiver takes DATA. */
+  /** See MessageHandler; only the receiver takes DATA and REPAIR. */
   onData?(header: DataHeader): Uint8Array | null;
   onDataComplete?(header: DataHeader, body: Uint8Array): void;
+  onRepair?(header: RepairHeader): Uint8Array;
+  onRepairComplete?(header: RepairHeader): void;
 }
 
 /** The other end: messages both ways over one connection, in allowed order, with a pulse, and what is in flight. */
@@ -44,6 +46,11 @@ export class Peer {
         return handler.onData?.(header) ?? null;
       },
       onDataComplete: (header, body) => handler.onDataComplete?.(header, body),
+      onRepair: (header) => {
+        this.#order.received("REPAIR");
+        return handler.onRepair!(header);
+      },
+      onRepairComplete: (header) => handler.onRepairComplete?.(header),
     });
     this.closed = connection.closed.then((error) => {
       clearInterval(this.#pulse);

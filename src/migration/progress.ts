@@ -10,7 +10,7 @@ export interface Counters {
   /** The stream's pages by form, and the raw bytes. */
   sender: {
     rawBytes: number;
-    counts: { zeroPages: number; literalPages: number; blankPages: number; rawPages: number };
+    counts: Pages;
   };
   /** The wire. */
   peer: { wireBytes: number };
@@ -106,12 +106,15 @@ export class ProgressMeter {
 
   #sample(): Sample {
     const { rawBytes, counts } = this.#counters.sender;
-    const pages = counts.zeroPages + counts.literalPages + counts.blankPages + counts.rawPages;
-    return { atMs: performance.now(), pages, rawBytes, wireBytes: this.#counters.peer.wireBytes };
+    return { atMs: performance.now(), pages: sumOf(counts), rawBytes, wireBytes: this.#counters.peer.wireBytes };
   }
 }
 
 /** The pages of `counts`, without what else it counts. */
-export function pagesOf({ zeroPages, literalPages, blankPages, rawPages }: Readonly<Pages>): Pages {
-  return { zeroPages, literalPages, blankPages, rawPages };
+export function pagesOf({ zeroPages, diskPages, literalPages, blankPages, rawPages }: Readonly<Pages>): Pages {
+  return { zeroPages, diskPages, literalPages, blankPages, rawPages };
+}
+
+function sumOf(pages: Readonly<Pages>): number {
+  return Object.values(pagesOf(pages)).reduce((sum, count) => sum + count, 0);
 }

@@ -1,14 +1,17 @@
 import net from "node:net";
-import { BodyDecoder, type DecodedCounts } from "../compact/decoder.ts";
+import type { DecodedCounts } from "../compact/decoder.ts";
 import { GodwitError } from "../errors.ts";
-import { type DataHeader, MAX_BODY_BYTES, MAX_RAW_BYTES, MAX_RETURN_BYTES, type Message } from "../wire/messages.ts";
-import { createKernels } from "./kernels.ts";
+import { type DataHeader, MAX_RETURN_BYTES, type Message, type RepairHeader } from "../wire/messages.ts";
+import { BodySlots } from "./body-slots.ts";
 import { unpackBody } from "./packing.ts";
+import { type AgreedDisk, Restorer } from "./restorer.ts";
+import { WINDOW_BYTES } from "./window.ts";
 
-/** Bodies that wait or are being unpacked; with the outputs this bounds the receiver's memory. */
-const BODY_SLOTS = 12;
-/** Outputs that wait for the destination QEMU to take them. */
-const OUTPUT_SLOTS = 4;
+/**
+ * For bodies that come while a REPAIR is owed: they are of one window, and no body has more than twice its raw bytes (zero
+ * pages far apart: 10 bytes of token for 9). They may be there packed and unpacked.
+ */
+const MAX_EXTRA_BYTES = 3 * WINDOW_BYTES;
 /** Acknowledgements are at least so far apart, unless there is much to acknowledge. */
 const ACK_MS = 2;
 
@@ -24,27 +27,35 @@ export interface ReceiverOptions {
 
 /** A body on its way into the destination QEMU, in order. */
 interface Job {
-  header: DataHeader;
-  slot: Uint8Array;
+  readonly header: DataHeader;
+  readonly slot: Uint8Array;
   /** The body, once it is unpacked. */
-  body: Uint8Array | undefined;
+  body?: Uint8Array;
+}
+
+/** A job that has an output. */
+interface Restoring extends Job {
+  readonly output: number;
+  /** Its raw bytes, once they are complete. */
+  raw?: Uint8Array;
 }
 
 /**
- * DATA messages → unpack → decode → the destination QEMU's socket, and its return path back.
+ * DATA messages → unpack → restore → the destination QEMU's socket, and its return path back.
  *
- * Bounded: 12 body slots of 1.1 MiB, 4 outputs of 4 MiB. When they are taken, `onData` says so and the connection is paused, so
- * that a slow destination QEMU holds back the sender.
+ * Bounded: the slots of BodySlots, the outputs of Restorer. When they are taken, `onData` says so and the connection is paused,
+ * so that a slow destination QEMU or disk holds back the sender. Outputs are given out in the order of the stream, so that the
+ * next bytes to be written always have one.
  */
 export class StreamReceiver {
   readonly #options: ReceiverOptions;
-  readonly #decoder: BodyDecoder;
-  readonly #memory: Uint8Array;
-  readonly #freeBodies: Uint8Array[];
-  readonly #freeOutputs: number[];
+  readonly #restorer: Restorer;
+  readonly #slots = new BodySlots(MAX_EXTRA_BYTES);
   /** The slot that the body now arriving is put into. */
   #readingInto: Uint8Array | undefined;
-  readonly #jobs: Job[] = [];
+  /** In order: those that wait for an output, and before them those that have one and are not written. */
+  readonly #waiting: Job[] = [];
+  readonly #restoring: Restoring[] = [];
   #qemu: net.Socket | undefined;
   /** Raw offset of the next DATA message. */
   #expectedOffset = 0;
@@ -52,17 +63,14 @@ export class StreamReceiver {
   #endOffset: number | undefined;
   #returnBytes = 0;
   #lastWriteMs = 0;
+  #ackedBytes = 0;
   #ackedAtMs = 0;
   #ackTimer: NodeJS.Timeout | undefined;
   #isStopped = false;
 
   constructor(options: ReceiverOptions) {
     this.#options = options;
-    const kernels = createKernels(OUTPUT_SLOTS * MAX_RAW_BYTES);
-    this.#memory = kernels.bytes;
-    this.#decoder = new BodyDecoder(kernels.writer);
-    this.#freeBodies = Array.from({ length: BODY_SLOTS }, () => new Uint8Array(MAX_BODY_BYTES));
-    this.#freeOutputs = Array.from({ length: OUTPUT_SLOTS }, (_, i) => kernels.base + i * MAX_RAW_BYTES);
+    this.#restorer = new Restorer({ send: options.send, onOwed: options.onRoom });
   }
 
   /** Bytes that the destination QEMU's socket has taken. */
@@ -70,11 +78,20 @@ export class StreamReceiver {
     return this.#writtenBytes;
   }
   get counts(): Readonly<DecodedCounts> {
-    return this.#decoder.counts;
+    return this.#restorer.counts;
+  }
+  /** Disk pages that were asked for again. */
+  get nackedPages(): number {
+    return this.#restorer.nackedPages;
   }
   /** When the destination QEMU's socket took the last byte (performance.now). */
   get lastWriteMs(): number {
     return this.#lastWriteMs;
+  }
+
+  /** See Restorer.useDisks. */
+  useDisks(disks: readonly AgreedDisk[], tagKey: Uint8Array, onWarning: (message: string) => void): void {
+    this.#restorer.useDisks(disks, tagKey, onWarning);
   }
 
   /**
@@ -103,38 +120,56 @@ export class StreamReceiver {
     });
   }
 
-  /** See MessageHandler.onData; there is no room before `connect`. @throws GodwitError PEER_BAD_OFFSET when it does not follow what came before. */
+  /**
+   * See MessageHandler.onData; there is no room before `connect`.
+   *
+   * @throws GodwitError PEER_BAD_OFFSET when it does not follow what came before; PEER_WINDOW when it is too much
+   */
   onData(header: DataHeader): Uint8Array | null {
-    if (header.rawOffset !== this.#expectedOffset || this.#endOffset !== undefined) {
+    const { rawOffset, rawBytes, encodedBytes } = header;
+    if (rawOffset !== this.#expectedOffset || this.#endOffset !== undefined) {
       throw new GodwitError("PEER_BAD_OFFSET", "the peer sent data out of order", {
-        rawOffset: header.rawOffset,
+        rawOffset,
         expected: this.#expectedOffset,
       });
     }
+    if (rawOffset + rawBytes > this.#ackedBytes + WINDOW_BYTES) {
+      throw new GodwitError("PEER_WINDOW", "the peer sent more than it may", { rawOffset, rawBytes });
+    }
     if (this.#qemu === undefined) return null;
-    this.#readingInto ??= this.#freeBodies.pop();
-    return this.#readingInto?.subarray(0, header.encodedBytes) ?? null;
+    this.#readingInto = this.#slots.take(header, this.#restorer.isOwed);
+    return this.#readingInto?.subarray(0, encodedBytes) ?? null;
   }
 
   /** See MessageHandler.onDataComplete. */
   onDataComplete(header: DataHeader, body: Uint8Array): void {
-    const job: Job = { header, slot: this.#readingInto!, body: undefined };
+    const job: Job = { header, slot: this.#readingInto! };
     this.#readingInto = undefined;
     this.#expectedOffset += header.rawBytes;
-    this.#jobs.push(job);
+    this.#waiting.push(job);
     this.#acknowledgeSoon();
     if (header.codec === "none") {
       job.body = body;
-      this.#writeReadyJobs();
+      this.#advance();
       return;
     }
     unpackBody(body, header.bodyBytes).then(
       (unpacked) => {
         job.body = unpacked;
-        this.#writeReadyJobs();
+        this.#advance();
       },
       (error) => this.#fail(error),
     );
+  }
+
+  /** See MessageHandler.onRepair. @throws GodwitError PEER_BAD_REPAIR */
+  onRepair(header: RepairHeader): Uint8Array {
+    return this.#restorer.onRepair(header);
+  }
+
+  /** See MessageHandler.onRepairComplete. */
+  onRepairComplete(): void {
+    this.#restorer.onRepairComplete();
   }
 
   /** The source QEMU closed its end after `rawBytes`. @throws GodwitError PEER_BAD_OFFSET */
@@ -149,34 +184,52 @@ export class StreamReceiver {
   /** Ends everything; the destination QEMU sees its socket closed. */
   stop(): void {
     this.#isStopped = true;
+    this.#restorer.stop();
     clearTimeout(this.#ackTimer);
     this.#qemu?.destroy();
   }
 
-  #writeReadyJobs(): void {
+  /** Restores what has arrived, as far as there are outputs, and writes what is complete. */
+  #advance(): void {
     try {
-      for (let job = this.#jobs[0]; job?.body !== undefined && !this.#isStopped; job = this.#jobs[0]) {
-        const output = this.#freeOutputs.pop();
+      for (let job = this.#waiting[0]; job?.body !== undefined && !this.#isStopped; job = this.#waiting[0]) {
+        const output = this.#restorer.takeOutput();
         if (output === undefined) return;
-        this.#jobs.shift();
-        this.#writeJob(job, job.body, output);
+        this.#waiting.shift();
+        this.#restore({ ...job, output }, job.body);
       }
     } catch (error) {
       this.#fail(error as GodwitError);
     }
   }
 
-  #writeJob(job: Job, body: Uint8Array, output: number): void {
-    const { tokenBytes, rawBytes } = job.header;
-    const raw = this.#decoder.decode(body, tokenBytes, rawBytes, this.#memory, output);
+  #restore(job: Restoring, body: Uint8Array): void {
+    this.#restoring.push(job);
+    const complete = (raw: Uint8Array): void => {
+      job.raw = raw;
+      this.#writeComplete();
+    };
+    const raw = this.#restorer.restore(job.header, body, job.output);
+    if (raw instanceof Promise) raw.then(complete).catch((error) => this.#fail(error));
+    else complete(raw);
+  }
+
+  #writeComplete(): void {
+    for (let job = this.#restoring[0]; job?.raw !== undefined && !this.#isStopped; job = this.#restoring[0]) {
+      this.#restoring.shift();
+      this.#write(job, job.raw);
+    }
+  }
+
+  #write({ header, slot, output }: Restoring, raw: Uint8Array): void {
     this.#qemu!.write(raw, (error) => {
-      this.#freeBodies.push(job.slot);
-      this.#freeOutputs.push(output);
+      this.#slots.release(slot);
+      this.#restorer.releaseOutput(output);
       if (error || this.#isStopped) return;
-      this.#writtenBytes += rawBytes;
+      this.#writtenBytes += header.rawBytes;
       this.#lastWriteMs = performance.now();
       this.#acknowledgeSoon();
-      this.#writeReadyJobs();
+      this.#advance();
       this.#endIfDone();
       this.#options.onRoom();
     });
@@ -199,6 +252,7 @@ export class StreamReceiver {
     clearTimeout(this.#ackTimer);
     this.#ackTimer = undefined;
     this.#ackedAtMs = performance.now();
+    this.#ackedBytes = this.#writtenBytes;
     this.#options.send({ type: "ACK", rawOffset: this.#writtenBytes, wireBytes: this.#options.wireBytes() });
   }
 

@@ -6,12 +6,20 @@ import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";
 import { StreamParser } from "../stream/parser.ts";
 import type { Backlog } from "../wire/backlog.ts";
-import { encodeMessage, writeDataHeader } from "../wire/encoding.ts";
-import { type Codec, DATA_HEADER_BYTES, type DataHeader } from "../wire/messages.ts";
+import { encodeMessage, writeDataHeader, writeRepairHeader } from "../wire/encoding.ts";
+import {
+  type Codec,
+  DATA_HEADER_BYTES,
+  type DataHeader,
+  REPAIR_HEADER_BYTES,
+  type RepairHeader,
+} from "../wire/messages.ts";
 import { type Intake, openIntake } from "./intake.ts";
 import { createKernels } from "./kernels.ts";
 import { Pacer } from "./pacer.ts";
 import { packBody } from "./packing.ts";
+import { DiskReferences } from "./references.ts";
+import { MATCHER_BYTES, type SourceDisks } from "./source-disks.ts";
 import { RawWindow, WINDOW_MEMORY_BYTES } from "./window.ts";
 
 /** How long bytes wait for more before they are sent as a batch that is not full. */
@@ -28,7 +36,7 @@ export interface Outlet {
   /** What is in flight, all messages counted. */
   readonly backlog: Backlog;
   /** Queues an encoded message, in order. Its chunks are not changed until the peer has acknowledged them. */
-  writeAs(type: "DATA" | "END", chunks: readonly Uint8Array[]): void;
+  writeAs(type: "DATA" | "END" | "REPAIR", chunks: readonly Uint8Array[]): void;
 }
 
 export interface SenderOptions {
@@ -38,6 +46,10 @@ export interface SenderOptions {
   maxBytesPerSecond?: number | undefined;
   /** "auto" packs where the link is the bottleneck. */
   codec?: "auto" | "none";
+  /** Pages that stand on these are sent as references. */
+  disks?: SourceDisks;
+  /** Something costs more bytes than it might. */
+  onWarning?: (message: string) => void;
   onEvent?: (event: StreamEvent) => void;
   onError: (error: GodwitError) => void;
   /** For tests: time in milliseconds. */
@@ -62,6 +74,7 @@ export class StreamSender {
   readonly #window: RawWindow;
   readonly #parser: StreamParser;
   readonly #encoder: BatchEncoder;
+  readonly #references: DiskReferences | undefined;
   readonly #codecChoice: CodecChoice;
   readonly #pacer: Pacer;
   readonly #frames: Frame[] = [];
@@ -83,9 +96,11 @@ export class StreamSender {
     this.#outlet = outlet;
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
-    const kernels = createKernels(WINDOW_MEMORY_BYTES);
+    const kernels = createKernels(WINDOW_MEMORY_BYTES + MATCHER_BYTES);
     this.#window = new RawWindow(kernels, options.windowBytes);
-    this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent);
+    const matcher = options.disks?.matcher(kernels, kernels.base + WINDOW_MEMORY_BYTES);
+    this.#references = matcher && new DiskReferences(matcher, (disk) => this.#onSwitchedOff(disk));
+    this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent, this.#references);
     this.#parser = new StreamParser(kernels.scanner, this.#encoder);
     this.#codecChoice = new CodecChoice(Math.min(availableParallelism(), MAX_PACKING));
     this.#pacer = new Pacer(options.maxBytesPerSecond);
@@ -101,6 +116,10 @@ export class StreamSender {
   }
   get counts(): Readonly<FormCounts> {
     return this.#encoder.counts;
+  }
+  /** Of `counts.diskPages` those that the destination had to ask for. */
+  get nackedPages(): number {
+    return this.#references?.nackedPages ?? 0;
   }
   /** Bodies sent by codec. */
   get codecCounts(): Readonly<Record<Codec, number>> {
@@ -158,8 +177,31 @@ export class StreamSender {
     }
     this.#ackedRawBytes = Math.max(this.#ackedRawBytes, rawOffset);
     this.#window.release(this.#ackedRawBytes);
+    this.#references?.acknowledged(this.#ackedRawBytes);
     this.#outlet.backlog.acked(wireBytes, this.#now());
     this.#resumeIfPossible();
+  }
+
+  /**
+   * The peer could not regenerate this range from a disk. It is sent as it is, whatever waits: the destination QEMU waits for it.
+   *
+   * @throws GodwitError PEER_BAD_NACK when no reference stood for it
+   */
+  repair(range: RepairHeader): void {
+    if (this.#references === undefined) {
+      throw new GodwitError("PEER_BAD_NACK", "the peer asked for bytes that no reference stood for", { ...range });
+    }
+    this.#references.nacked(range);
+    if (this.#isStopped) return;
+    const head = Buffer.allocUnsafe(REPAIR_HEADER_BYTES);
+    writeRepairHeader(head, 0, range);
+    this.#pacer.sent(head.length + range.rawBytes, this.#now());
+    this.#outlet.writeAs("REPAIR", [head, ...this.#window.slices(range.rawOffset, range.rawBytes)]);
+  }
+
+  #onSwitchedOff(disk: number): void {
+    const id = this.#options.disks!.idOf(disk);
+    this.#options.onWarning?.(`references to disk ${id} are switched off: the destination's disk differs`);
   }
 
   /** Ends everything; the source QEMU sees its socket closed. */

@@ -21,6 +21,7 @@ import { Peer } from "./peer.ts";
 import { ProgressMeter, pagesOf } from "./progress.ts";
 import { StreamSender } from "./sender.ts";
 import { makeSocketFolder } from "./socket-folder.ts";
+import { SourceDisks } from "./source-disks.ts";
 import { SourceVm } from "./source-vm.ts";
 
 /** For the destination to ask its QEMU what it is and answer HELLO. */
@@ -31,7 +32,7 @@ const CONNECT_TIMEOUT_MS = 20_000;
 const RUNNING_TIMEOUT_MS = 60_000;
 /** How often progress is reported. */
 const PROGRESS_MS = 250;
-const NO_PAGES: Pages = { zeroPages: 0, literalPages: 0, blankPages: 0, rawPages: 0 };
+const NO_PAGES: Pages = { zeroPages: 0, diskPages: 0, literalPages: 0, blankPages: 0, rawPages: 0 };
 
 export interface SourceOptions {
   qmpPath: string;
@@ -41,6 +42,8 @@ export interface SourceOptions {
   maxBytesPerSecond?: number | undefined;
   /** "none" never compresses. */
   codec?: "auto" | "none";
+  /** Sends pages that stand on a disk of the VM as references to it; default: true. */
+  diskReferences?: boolean;
   /** Lets a VM go to a QEMU older than its own. */
   allowOlderQemu?: boolean;
   /** Ends the source QEMU once the VM runs at the destination. */
@@ -76,6 +79,7 @@ class SourceMigration {
   #qmp: QmpClient | undefined;
   #vm: SourceVm | undefined;
   #peer: Peer | undefined;
+  #disks = SourceDisks.none();
   #sender: StreamSender | undefined;
   #meter: ProgressMeter | undefined;
   #memoryBytes = 0;
@@ -104,6 +108,7 @@ class SourceMigration {
       signal?.removeEventListener("abort", onAbort);
       this.#sender?.stop();
       this.#peer?.end();
+      await this.#disks[Symbol.asyncDispose]().catch(() => {}); // no disk keeps us from saying how it ended
       this.#qmp?.close();
     }
     const summary = this.#summary(status);
@@ -126,6 +131,10 @@ class SourceMigration {
     this.#memoryBytes = facts.memoryBytes;
     this.#qmp.onEvent((event) => this.#onQmpEvent(event));
     void this.#qmp.closed.then((error) => this.#onSourceGone(error));
+    if (this.#options.diskReferences ?? true) {
+      this.#disks = SourceDisks.of(this.#qmp, (message) => this.#warn(message));
+      await this.#failure.or(this.#disks.opened());
+    }
     const connection = await this.#failure.or(connect({ ...to, security, signal: this.#failure.signal }));
     this.#peer = new Peer(connection, "sender", { onMessage: (message) => this.#onMessage(message) });
     this.#peer.closed.then(
@@ -145,6 +154,8 @@ class SourceMigration {
       pageFormat: PAGE_FORMAT,
       features: [],
       vm,
+      disks: this.#disks.ids,
+      tagKey: Buffer.from(this.#disks.tagKey).toString("hex"),
     });
     const welcome = await this.#failure.or(
       withTimeout(this.#welcome.promise, WELCOME_TIMEOUT_MS, "the destination did not answer HELLO"),
@@ -154,6 +165,7 @@ class SourceMigration {
     assertMatch(vm, theirs, this.#options.allowOlderQemu ?? false);
     const roundTripMs = performance.now() - sentMs;
     this.#options.onEvent({ event: "connected", session: this.#session, peer: peer.address, vm: theirs, roundTripMs });
+    await this.#failure.or(this.#disks.index(welcome.disks));
   }
 
   /** From `migrate` until all is at the destination, loaded, and the source QEMU is stopped for good. */
@@ -166,6 +178,8 @@ class SourceMigration {
       windowBytes: (await this.#welcome.promise).windowBytes,
       maxBytesPerSecond,
       codec: codec ?? "auto",
+      disks: this.#disks,
+      onWarning: (message) => this.#warn(message),
       onError: (error) => this.#failure.report(error),
     });
     this.#sender = sender;
@@ -226,6 +240,7 @@ class SourceMigration {
 
   async #tidy(): Promise<void> {
     await this.#vm!.restoreSettings();
+    await this.#disks[Symbol.asyncDispose]();
     if (this.#options.quit) await this.#qmp!.execute("quit");
   }
 
@@ -278,6 +293,7 @@ class SourceMigration {
     if (stop === undefined) return;
     this.#isStopped = true;
     this.#downtime.stopped(event);
+    this.#disks.stopIndexing();
     this.#sender?.hurry();
     stop.then(
       (byMigration) => (byMigration ? this.#sendSwitchover() : this.#onUserStop()),
@@ -344,6 +360,8 @@ class SourceMigration {
         return this.#failure.report(new PeerAborted(message.code, message.message));
       case "ACK":
         return this.#sender?.acknowledge(message.rawOffset, message.wireBytes);
+      case "NACK":
+        return this.#sender?.repair(message);
       case "RETURN":
         return this.#sender?.writeReturn(Buffer.from(message.bytes));
       case "RETURN_END":
@@ -385,6 +403,7 @@ class SourceMigration {
       rounds: this.#meter?.rounds ?? 0,
       memoryBytes: this.#memoryBytes,
       pages: pagesOf(this.#sender?.counts ?? NO_PAGES),
+      nackedPages: this.#sender?.nackedPages ?? 0,
       bodies: { none: 0, zstd: 0, ...this.#sender?.codecCounts },
       roundTripMs: this.#peer?.backlog.minRttMs ?? null,
     };

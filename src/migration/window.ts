@@ -89,6 +89,15 @@ export class RawWindow {
     this.#parseAt = at;
   }
 
+  /** `bytes` bytes of the stream from `rawOffset` on, which must be read and not released yet: one piece, or two around the ring's end. */
+  slices(rawOffset: number, bytes: number): Uint8Array[] {
+    const at = rawOffset % this.#capacity;
+    const first = Math.min(bytes, this.#capacity - at);
+    const pieces = [this.bytes.subarray(this.#ring + at, this.#ring + at + first)];
+    if (first < bytes) pieces.push(this.bytes.subarray(this.#ring, this.#ring + bytes - first));
+    return pieces;
+  }
+
   /** The destination has all up to raw offset `acked`. What the parser still holds is kept all the same. */
   release(acked: number): void {
     const heldFrom = this.#read - (this.#writeAt - this.#parseAt);

@@ -1,13 +1,14 @@
 /**
  * Messages to bytes and back (docs/wire-protocol.md has the layouts).
  *
- * DATA is apart: its header is written in front of a body that stands elsewhere, and its body is read into memory that
- * the caller supplies (reader.ts), so that no byte of a page is copied here.
+ * DATA and REPAIR are apart: their headers are written in front of bytes that stand elsewhere, and these are read into
+ * memory that the caller supplies (reader.ts), so that no byte of a page is copied here.
  */
 import type { z } from "zod";
 import { GodwitError } from "../errors.ts";
 import {
   abortSchema,
+  type BulkType,
   CODECS,
   commitSchema,
   DATA_FIELDS_BYTES,
@@ -21,11 +22,15 @@ import {
   MAX_BODY_BYTES,
   MAX_JSON_DEPTH,
   MAX_RAW_BYTES,
+  MAX_REPAIR_BYTES,
   MAX_TEXT_LENGTH,
   type Message,
   type MessageType,
   PROTOCOL_MAJOR,
   PROTOCOL_MINOR,
+  REPAIR_FIELDS_BYTES,
+  REPAIR_HEADER_BYTES,
+  type RepairHeader,
   refuseSchema,
   runningSchema,
   SHAPES,
@@ -87,7 +92,52 @@ function checkDataHeader(header: DataHeader): void {
 }
 
 /**
- * Encodes a message other than DATA, header and all.
+ * Writes the header of a REPAIR message (REPAIR_HEADER_BYTES bytes); the raw bytes must follow it on the wire.
+ *
+ * @throws WIRE_BAD_MESSAGE when a field is out of its limits.
+ */
+export function writeRepairHeader(target: Uint8Array, offset: number, header: RepairHeader): void {
+  const view = new DataView(target.buffer, target.byteOffset + offset, REPAIR_HEADER_BYTES);
+  view.setUint32(0, SHAPES.REPAIR.code, true);
+  view.setUint32(4, REPAIR_FIELDS_BYTES + header.rawBytes, true);
+  target.set(rangeFields("REPAIR", header), offset + HEADER_BYTES);
+}
+
+/**
+ * Reads the 12 bytes that stand in front of the bytes of a REPAIR.
+ *
+ * @param bytes what the message's payloadBytes leave for them.
+ * @throws WIRE_BAD_MESSAGE when a field is out of its limits.
+ */
+export function readRepairHeader(fields: Uint8Array, bytes: number): RepairHeader {
+  const header = rangeAt("REPAIR", fields);
+  if (header.rawBytes !== bytes) throw bad("REPAIR", "it holds another number of bytes than it says", { bytes });
+  return header;
+}
+
+/** The range that a NACK or REPAIR is about. */
+function rangeFields(type: MessageType, { rawOffset, rawBytes }: RepairHeader): Uint8Array {
+  checkRange(type, rawOffset, rawBytes);
+  const fields = new Uint8Array(REPAIR_FIELDS_BYTES);
+  fields.set(u64(type, rawOffset));
+  new DataView(fields.buffer).setUint32(8, rawBytes, true);
+  return fields;
+}
+
+function rangeAt(type: MessageType, fields: Uint8Array): RepairHeader {
+  const rawOffset = offsetAt(type, fields, 0);
+  const rawBytes = new DataView(fields.buffer, fields.byteOffset, REPAIR_FIELDS_BYTES).getUint32(8, true);
+  checkRange(type, rawOffset, rawBytes);
+  return { rawOffset, rawBytes };
+}
+
+function checkRange(type: MessageType, rawOffset: number, rawBytes: number): void {
+  if (!(rawBytes >= 1 && rawBytes <= MAX_REPAIR_BYTES)) throw bad(type, "rawBytes out of limits", { rawBytes });
+  if (!Number.isSafeInteger(rawOffset + rawBytes)) throw bad(type, "rawOffset out of limits", { rawOffset });
+}
+
+/**
+ * Encodes a message other than DATA and REPAIR, header and all.
  *
  * @throws WIRE_TOO_LONG when it exceeds the limit of its type; WIRE_BAD_MESSAGE when an offset is no whole number.
  */
@@ -120,6 +170,8 @@ export function encodeMessage(message: Message): Uint8Array {
     case "PING":
     case "PONG":
       return frame(message.type, u64(message.type, message.opaque));
+    case "NACK":
+      return frame(message.type, rangeFields(message.type, message));
     case "SWITCHOVER":
       return frame(message.type);
   }
@@ -163,11 +215,11 @@ function u64(type: MessageType, value: number | bigint): Uint8Array {
 }
 
 /**
- * Decodes the payload of a message other than DATA, whose length was checked. Nothing of the result refers to it.
+ * Decodes the payload of a message other than DATA and REPAIR, whose length was checked. Nothing of the result refers to it.
  *
  * @throws WIRE_VERSION, WIRE_BAD_MESSAGE
  */
-export function decodeMessage(type: Exclude<MessageType, "DATA">, payload: Uint8Array): Message {
+export function decodeMessage(type: Exclude<MessageType, BulkType>, payload: Uint8Array): Message {
   switch (type) {
     case "HELLO":
       return { type, ...parse(type, helloSchema, afterGreeting(payload)) };
@@ -194,6 +246,8 @@ export function decodeMessage(type: Exclude<MessageType, "DATA">, payload: Uint8
     case "PING":
     case "PONG":
       return { type, opaque: u64At(payload, 0) };
+    case "NACK":
+      return { type, ...rangeAt(type, payload) };
     case "SWITCHOVER":
       return { type };
   }

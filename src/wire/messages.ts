@@ -2,7 +2,7 @@
 import { z } from "zod";
 
 export const PROTOCOL_MAJOR = 1;
-export const PROTOCOL_MINOR = 0;
+export const PROTOCOL_MINOR = 1;
 /** What HELLO and WELCOME begin with: "GDWT", then the version. */
 export const MAGIC = 0x54_57_44_47;
 export const GREETING_BYTES = 8;
@@ -14,7 +14,15 @@ export const DATA_FIELDS_BYTES = 24;
 /** The header of a DATA message with the fields in front of its body. */
 export const DATA_HEADER_BYTES = HEADER_BYTES + DATA_FIELDS_BYTES;
 
+/** The fields of a REPAIR message in front of its bytes; a NACK has the same. */
+export const REPAIR_FIELDS_BYTES = 12;
+export const REPAIR_HEADER_BYTES = HEADER_BYTES + REPAIR_FIELDS_BYTES;
+
 export const MAX_RAW_BYTES = 4 << 20;
+/** What one disk token regenerates at most (docs/page-format.md): 256 records of 4104 bytes. */
+export const MAX_REPAIR_BYTES = 256 * 4104;
+/** Disks that references may be to. */
+export const MAX_DISKS = 64;
 export const MAX_BODY_BYTES = (1 << 20) + (64 << 10);
 export const MAX_JSON_BYTES = 64 << 10;
 /** JSON nested deeper could exhaust the stack of whoever walks it. */
@@ -55,8 +63,10 @@ export const SHAPES = {
   RETURN: { code: 0x12, minBytes: 8 + 1, maxBytes: 8 + MAX_RETURN_BYTES },
   END: fixed(0x13, 8),
   RETURN_END: fixed(0x14, 8),
+  REPAIR: { code: 0x15, minBytes: REPAIR_FIELDS_BYTES + 1, maxBytes: REPAIR_FIELDS_BYTES + MAX_REPAIR_BYTES },
   PING: fixed(0x18, 8),
   PONG: fixed(0x19, 8),
+  NACK: fixed(0x1a, REPAIR_FIELDS_BYTES),
   SWITCHOVER: fixed(0x20, 0),
   LOADED: json(0x21),
   COMMIT: json(0x22),
@@ -65,6 +75,8 @@ export const SHAPES = {
 } as const satisfies Record<string, Shape>;
 
 export type MessageType = keyof typeof SHAPES;
+/** Those with bytes behind their fields that are not held here: see reader.ts. */
+export type BulkType = "DATA" | "REPAIR";
 
 const TYPES = new Map(Object.entries(SHAPES).map(([type, shape]) => [shape.code, type as MessageType]));
 
@@ -85,6 +97,9 @@ const bytesSchema = z.int().nonnegative();
 const millisecondsSchema = z.number().nonnegative();
 const codeSchema = z.string().regex(/^[A-Z][A-Z0-9_]{0,63}$/);
 
+/** Ids of block devices as in the facts of the VM. */
+const disksSchema = z.array(textSchema(512)).max(MAX_DISKS);
+
 export const helloSchema = z.object({
   /** The migration, whatever number of connections it takes. */
   session: z.string().regex(/^[0-9a-f]{32}$/),
@@ -97,8 +112,15 @@ export const helloSchema = z.object({
   features: z.array(textSchema(64)).max(64),
   /** What is to be compared before the guest is touched; checked with a schema of the migration's own. */
   vm: z.unknown(),
+  /** The disks that the sender can read. */
+  disks: disksSchema,
+  /** The key of the tags of references, in hexadecimal. Secret: not for logs, not for events. */
+  tagKey: z.string().regex(/^[0-9a-f]{64}$/),
 });
-export const welcomeSchema = helloSchema.extend({ rawOffset: bytesSchema, windowBytes: z.int().positive() });
+export const welcomeSchema = helloSchema
+  .omit({ tagKey: true })
+  /** Its disks: those of the sender's that the receiver can read too; tokens count in this list. */
+  .extend({ rawOffset: bytesSchema, windowBytes: z.int().positive() });
 export const abortSchema = z.object({ code: codeSchema, message: textSchema(MAX_TEXT_LENGTH) });
 export const refuseSchema = abortSchema.extend({ details: z.record(z.string(), z.unknown()).optional() });
 export const loadedSchema = z.object({ loadMs: millisecondsSchema, rawBytes: bytesSchema });
@@ -108,7 +130,7 @@ export const commitSchema = z.object({
 });
 export const runningSchema = z.object({ resumeMs: millisecondsSchema });
 
-/** Every message but DATA. Offsets and counts are bytes from the start of the session's stream. */
+/** Every message but DATA and REPAIR. Offsets and counts are bytes from the start of the session's stream. */
 export type Message =
   | ({ readonly type: "HELLO" } & z.infer<typeof helloSchema>)
   | ({ readonly type: "WELCOME" } & z.infer<typeof welcomeSchema>)
@@ -118,6 +140,7 @@ export type Message =
   | { readonly type: "END"; readonly rawBytes: number }
   | { readonly type: "RETURN_END"; readonly returnBytes: number }
   | { readonly type: "PING" | "PONG"; readonly opaque: bigint }
+  | { readonly type: "NACK"; readonly rawOffset: number; readonly rawBytes: number }
   | { readonly type: "SWITCHOVER" }
   | ({ readonly type: "LOADED" } & z.infer<typeof loadedSchema>)
   | ({ readonly type: "COMMIT" } & z.infer<typeof commitSchema>)
@@ -136,6 +159,13 @@ export interface DataHeader {
   readonly codec: Codec;
   /** Length of the body as it stands on the wire; equals bodyBytes for codec "none", at most that for others. */
   readonly encodedBytes: number;
+}
+
+/** The fields of a REPAIR in front of its bytes. */
+export interface RepairHeader {
+  /** The raw range, as the NACK named it. */
+  readonly rawOffset: number;
+  readonly rawBytes: number;
 }
 
 /** A DATA message of more wire bytes than this cannot exist. */

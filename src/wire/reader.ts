@@ -1,13 +1,14 @@
 /**
  * Takes the bytes of one connection, cut anywhere, and hands out its messages.
  *
- * Cursor, state and a handler. Control messages are collected in one scratch buffer of fixed size. The body of a DATA
- * message is copied once, from the socket's chunk into memory of the handler's choice; where that memory is not free
+ * Cursor, state and a handler. Control messages are collected in one scratch buffer of fixed size. The bytes of DATA and
+ * REPAIR are copied once, from the socket's chunk into memory of the handler's choice; where that memory is not free
  * yet the reader stops inside the chunk. Nothing else is kept, so a peer can't make it grow.
  */
 import { GodwitError } from "../errors.ts";
-import { checkPayloadBytes, decodeMessage, readDataHeader } from "./encoding.ts";
+import { checkPayloadBytes, decodeMessage, readDataHeader, readRepairHeader } from "./encoding.ts";
 import {
+  type BulkType,
   DATA_FIELDS_BYTES,
   type DataHeader,
   FIRST_OPTIONAL_CODE,
@@ -18,11 +19,13 @@ import {
   type Message,
   type MessageType,
   messageTypeOf,
+  REPAIR_FIELDS_BYTES,
+  type RepairHeader,
 } from "./messages.ts";
 
 /** What the reader calls. An exception thrown here ends the reader like a bad message does. */
 export interface MessageHandler {
-  /** A message other than DATA; it belongs to the handler. */
+  /** A message other than DATA and REPAIR; it belongs to the handler. */
   onMessage(message: Message): void;
   /**
    * A DATA message begins: where its encoded body shall go, exactly `header.encodedBytes` long.
@@ -31,9 +34,13 @@ export interface MessageHandler {
   onData(header: DataHeader): Uint8Array | null;
   /** `body`, the memory that `onData` returned, holds the encoded body. */
   onDataComplete(header: DataHeader, body: Uint8Array): void;
+  /** A REPAIR message begins: where its bytes shall go, exactly `header.rawBytes` long. */
+  onRepair(header: RepairHeader): Uint8Array;
+  /** The memory that `onRepair` returned holds the bytes. */
+  onRepairComplete(header: RepairHeader): void;
 }
 
-type ControlType = Exclude<MessageType, "DATA">;
+type ControlType = Exclude<MessageType, BulkType>;
 
 /** What the next bytes are. */
 type State =
@@ -41,7 +48,8 @@ type State =
   | { readonly kind: "control"; readonly type: ControlType; readonly bytes: number }
   | { readonly kind: "dataFields"; readonly encodedBytes: number }
   | { readonly kind: "room"; readonly header: DataHeader }
-  | { readonly kind: "body"; readonly header: DataHeader; readonly body: Uint8Array }
+  | { readonly kind: "repairFields"; readonly bytes: number }
+  | { readonly kind: "body"; readonly body: Uint8Array; readonly complete: () => void }
   | { readonly kind: "skip"; readonly bytes: number };
 
 const HEADER: State = { kind: "header" };
@@ -136,10 +144,18 @@ export class MessageReader {
         return true;
       }
       case "room": {
-        const body = this.#handler.onData(state.header);
+        const { header } = state;
+        const body = this.#handler.onData(header);
         if (body === null) return false;
-        if (body.length !== state.header.encodedBytes) throw new Error("MessageReader: onData() gave a wrong length");
-        this.#enter({ kind: "body", header: state.header, body });
+        this.#enterBody(body, header.encodedBytes, () => this.#handler.onDataComplete(header, body));
+        return true;
+      }
+      case "repairFields": {
+        const fields = this.#collect(REPAIR_FIELDS_BYTES);
+        if (fields === undefined) return false;
+        const header = readRepairHeader(fields, state.bytes);
+        const complete = () => this.#handler.onRepairComplete(header);
+        this.#enterBody(this.#handler.onRepair(header), header.rawBytes, complete);
         return true;
       }
       case "body": {
@@ -148,7 +164,7 @@ export class MessageReader {
         this.#have += bytes.length;
         if (this.#have < state.body.length) return false;
         this.#enter(HEADER);
-        this.#handler.onDataComplete(state.header, state.body);
+        state.complete();
         return true;
       }
       case "skip": {
@@ -163,6 +179,11 @@ export class MessageReader {
   #enter(state: State): void {
     this.#state = state;
     this.#have = 0;
+  }
+
+  #enterBody(body: Uint8Array, bytes: number, complete: () => void): void {
+    if (body.length !== bytes) throw new Error("MessageReader: the handler gave memory of a wrong length");
+    this.#enter({ kind: "body", body, complete });
   }
 
   /** The next `bytes` bytes in one piece, a view of the chunk or of the scratch; undefined when they aren't there yet. */
@@ -195,6 +216,7 @@ function afterHeader(header: Uint8Array): State {
   if (type === undefined) return afterUnknown(code, payloadBytes);
   checkPayloadBytes(type, payloadBytes);
   if (type === "DATA") return { kind: "dataFields", encodedBytes: payloadBytes - DATA_FIELDS_BYTES };
+  if (type === "REPAIR") return { kind: "repairFields", bytes: payloadBytes - REPAIR_FIELDS_BYTES };
   return { kind: "control", type, bytes: payloadBytes };
 }
 

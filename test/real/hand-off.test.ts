@@ -9,6 +9,7 @@ import { expect, test } from "vitest";
 import { blackoutOf, startMigration } from "../../lab/godwit.ts";
 import { type Pair, startPair } from "../../lab/pair.ts";
 import { cleanWalks } from "../../lab/walks.ts";
+import { PAGE_FORMAT } from "../../src/compact/limits.ts";
 import { receiveFromPeer } from "../../src/migration/destination.ts";
 import { DestinationVm } from "../../src/migration/destination-vm.ts";
 import type { MigrationEvent, SourceSummary } from "../../src/migration/events.ts";
@@ -25,7 +26,7 @@ import { connect, listen } from "../../src/wire/transport.ts";
 const load = { mib: 32, pagesPerSecond: 500, pattern: "word" } as const;
 const security = { kind: "psk", psk: generatePsk() } as const;
 const HOST = "127.0.0.1";
-const greeting = { generation: 1, program: "test", pageFormat: 1, features: [] };
+const greeting = { generation: 1, program: "test", pageFormat: PAGE_FORMAT, features: [], disks: [] };
 
 /** What a receiver does at the end of the stream instead of the right thing. */
 type ReceiverFault = "drops before LOADED" | "drops after COMMIT" | "aborts after COMMIT";
@@ -139,7 +140,7 @@ async function faultySender(pair: Pair, port: number, saysCommit: boolean): Prom
       if (message.type === "RETURN") sender?.writeReturn(message.bytes);
     },
   });
-  peer.send({ type: "HELLO", session: "0".repeat(32), ...greeting, vm: await readFacts(qmp) });
+  peer.send({ type: "HELLO", session: "0".repeat(32), ...greeting, tagKey: "0".repeat(64), vm: await readFacts(qmp) });
   await welcome.promise;
   const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(join(folder, "s"));
   await once(server, "listening");

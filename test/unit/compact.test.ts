@@ -10,7 +10,7 @@ import { createKernels } from "../../src/migration/kernels.ts";
 import { KIND } from "../../src/stream/format.ts";
 
 const decode = (body: Uint8Array, tokenBytes: number, rawBytes: number): Uint8Array =>
-  new BodyDecoder(new ReferenceWriter()).decode(body, tokenBytes, rawBytes, new Uint8Array(rawBytes), 0);
+  new BodyDecoder(new ReferenceWriter()).decode(body, tokenBytes, rawBytes, new Uint8Array(rawBytes), 0).bytes;
 
 test("the example of docs/page-format.md is what the encoder writes", () => {
   const document = readFileSync(new URL("../../docs/page-format.md", import.meta.url), "utf8");

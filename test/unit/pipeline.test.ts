@@ -16,7 +16,8 @@ import type { Message } from "../../src/wire/messages.ts";
 import { connect, listen } from "../../src/wire/transport.ts";
 
 const HOST = "127.0.0.1";
-const greeting = { session: "0".repeat(32), generation: 1, program: "test", pageFormat: 1, features: [], vm: {} };
+const session = "0".repeat(32);
+const greeting = { session, generation: 1, program: "test", pageFormat: 2, features: [], vm: {}, disks: [] };
 
 interface Pipeline extends AsyncDisposable {
   /** Stands for the source QEMU: writes the stream, reads the return path. */
@@ -82,7 +83,7 @@ async function pipeline(options: { maxBytesPerSecond?: number } = {}): Promise<P
   stack.defer(() => senderPeer.destroy());
   const sender = new StreamSender(senderPeer, { ...options, onError: failure.reject });
   stack.defer(() => sender.stop());
-  senderPeer.send({ ...greeting, type: "HELLO" });
+  senderPeer.send({ ...greeting, type: "HELLO", tagKey: "0".repeat(64) });
   await welcome.promise;
   const { peer: receiverPeer, receiver } = await accepted.promise;
   stack.defer(() => receiver.stop());

@@ -1,7 +1,15 @@
 /** Messages for the tests of src/wire: one of every kind, and arbitrary ones. */
 import fc from "fast-check";
-import { encodeMessage, writeDataHeader } from "../../src/wire/encoding.ts";
-import { DATA_HEADER_BYTES, type DataHeader, MAX_RAW_BYTES, type Message } from "../../src/wire/messages.ts";
+import { encodeMessage, writeDataHeader, writeRepairHeader } from "../../src/wire/encoding.ts";
+import {
+  DATA_HEADER_BYTES,
+  type DataHeader,
+  MAX_RAW_BYTES,
+  MAX_REPAIR_BYTES,
+  type Message,
+  REPAIR_HEADER_BYTES,
+  type RepairHeader,
+} from "../../src/wire/messages.ts";
 import { type MessageHandler, MessageReader } from "../../src/wire/reader.ts";
 
 /** A DATA message with its body, beside the others. */
@@ -11,23 +19,36 @@ export interface Data {
   readonly body: Uint8Array;
 }
 
+/** A REPAIR message with its bytes. */
+export interface Repair {
+  readonly type: "REPAIR";
+  readonly header: RepairHeader;
+  readonly body: Uint8Array;
+}
+
+export type AnyMessage = Message | Data | Repair;
+
 const greeting = {
   session: "00112233445566778899aabbccddeeff",
   generation: 1,
   program: "godwit 0.1.0",
-  pageFormat: 1,
+  pageFormat: 2,
   features: ["zstd"],
   vm: { memoryBytes: 1 << 30 },
+  disks: ["disk0"],
 };
+const tagKey = "0f".repeat(32);
 
 /** A whole migration in an allowed order: the example of docs/wire-protocol.md. */
-export const exchange: readonly (Message | Data)[] = [
-  { type: "HELLO", ...greeting },
+export const exchange: readonly AnyMessage[] = [
+  { type: "HELLO", ...greeting, tagKey },
   { type: "WELCOME", ...greeting, rawOffset: 0, windowBytes: 16 << 20 },
   { type: "PING", opaque: 0xfedc_ba98_7654_3210n },
   { type: "PONG", opaque: 0xfedc_ba98_7654_3210n },
   data({ rawOffset: 0, rawBytes: 32, tokenBytes: 3, codec: "none" }, [0x50, 0x31, 0x20, 2, 0, 0, 0, 3]),
-  { type: "ACK", rawOffset: 32, wireBytes: 225 },
+  { type: "NACK", rawOffset: 5, rawBytes: 9 },
+  repair(5, [0, 0, 0, 0, 0, 1, 0, 0x22, 0]),
+  { type: "ACK", rawOffset: 32, wireBytes: 348 },
   { type: "RETURN", returnOffset: 0, bytes: Uint8Array.of(9, 8, 7) },
   { type: "SWITCHOVER" },
   { type: "END", rawBytes: 32 },
@@ -45,21 +66,33 @@ export function data(
   return { type: "DATA", header: { ...fields, bodyBytes, encodedBytes: body.length }, body: Uint8Array.from(body) };
 }
 
-export function encode(message: Message | Data): Uint8Array {
-  if (message.type !== "DATA") return encodeMessage(message);
-  const bytes = new Uint8Array(DATA_HEADER_BYTES + message.body.length);
-  writeDataHeader(bytes, 0, message.header);
-  bytes.set(message.body, DATA_HEADER_BYTES);
+export function repair(rawOffset: number, body: ArrayLike<number>): Repair {
+  return { type: "REPAIR", header: { rawOffset, rawBytes: body.length }, body: Uint8Array.from(body) };
+}
+
+export function encode(message: AnyMessage): Uint8Array {
+  if (message.type !== "DATA" && message.type !== "REPAIR") return encodeMessage(message);
+  const headerBytes = message.type === "DATA" ? DATA_HEADER_BYTES : REPAIR_HEADER_BYTES;
+  const bytes = new Uint8Array(headerBytes + message.body.length);
+  if (message.type === "DATA") writeDataHeader(bytes, 0, message.header);
+  else writeRepairHeader(bytes, 0, message.header);
+  bytes.set(message.body, headerBytes);
   return bytes;
 }
 
 /** A reader that keeps all it hands out. `room` says whether the next body may be taken. */
 export function collector(room: () => boolean = () => true) {
-  const messages: (Message | Data)[] = [];
+  const messages: AnyMessage[] = [];
+  let repaired: Uint8Array;
   const handler: MessageHandler = {
     onMessage: (message) => void messages.push(message),
     onData: (header) => (room() ? new Uint8Array(header.encodedBytes) : null),
     onDataComplete: (header, body) => void messages.push({ type: "DATA", header, body }),
+    onRepair: ({ rawBytes }) => {
+      repaired = new Uint8Array(rawBytes);
+      return repaired;
+    },
+    onRepairComplete: (header) => void messages.push({ type: "REPAIR", header, body: repaired }),
   };
   return { messages, reader: new MessageReader(handler) };
 }
@@ -77,12 +110,14 @@ const hello = {
   pageFormat: fc.nat(),
   features: fc.array(text(16), { maxLength: 8 }),
   vm: json,
+  disks: fc.array(text(16), { maxLength: 4 }),
 };
+const range = { rawOffset: fc.nat(), rawBytes: fc.integer({ min: 1, max: MAX_REPAIR_BYTES }) };
 const of = <T extends string>(type: T) => fc.constant(type);
 
 /** Any message that can be sent. */
-export const anyMessage: fc.Arbitrary<Message | Data> = fc.oneof(
-  fc.record({ type: of("HELLO"), ...hello }),
+export const anyMessage: fc.Arbitrary<AnyMessage> = fc.oneof(
+  fc.record({ type: of("HELLO"), ...hello, tagKey: fc.stringMatching(/^[0-9a-f]{64}$/) }),
   fc.record({ type: of("WELCOME"), ...hello, rawOffset: offset, windowBytes: fc.integer({ min: 1 }) }),
   fc.record({ type: of("REFUSE"), code, message: text(200), details: fc.constant({ own: 1, peer: "x" }) }),
   fc.record({ type: of("ABORT"), code, message: text(200) }),
@@ -91,6 +126,8 @@ export const anyMessage: fc.Arbitrary<Message | Data> = fc.oneof(
   fc.record({ type: of("END"), rawBytes: offset }),
   fc.record({ type: of("RETURN_END"), returnBytes: offset }),
   fc.record({ type: fc.constantFrom("PING" as const, "PONG" as const), opaque: fc.bigInt(0n, (1n << 64n) - 1n) }),
+  fc.record({ type: of("NACK"), ...range }),
+  fc.tuple(fc.nat(), bytes(200)).map(([rawOffset, body]) => repair(rawOffset, body)),
   fc.record({ type: of("SWITCHOVER") }),
   fc.record({ type: of("COMMIT"), run: fc.boolean() }),
   fc.record({ type: of("LOADED"), loadMs: ms, rawBytes: offset }),

@@ -1,9 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { GodwitError } from "../../src/errors.ts";
-import { HEADER_BYTES, MAX_BODY_BYTES, MAX_OPTIONAL_BYTES, SHAPES } from "../../src/wire/messages.ts";
+import { HEADER_BYTES, MAX_BODY_BYTES, MAX_OPTIONAL_BYTES, MAX_REPAIR_BYTES, SHAPES } from "../../src/wire/messages.ts";
 import { MessageReader } from "../../src/wire/reader.ts";
-import { anyMessage, collector, data, encode, exchange } from "./wire-fixtures.ts";
+import { anyMessage, collector, data, encode, exchange, repair } from "./wire-fixtures.ts";
 
 function header(code: number, payloadBytes: number, flags = 0, reserved = 0): Uint8Array {
   const bytes = new Uint8Array(HEADER_BYTES);
@@ -113,9 +113,13 @@ describe("room", () => {
       onMessage: () => {},
       onData: ({ encodedBytes }) => memory.subarray(8, 8 + encodedBytes),
       onDataComplete: () => {},
+      onRepair: ({ rawBytes }) => memory.subarray(20, 20 + rawBytes),
+      onRepairComplete: () => {},
     });
     reader.push(encode(data({ rawOffset: 0, rawBytes: 1, tokenBytes: 0, codec: "none" }, [1, 2, 3])));
+    reader.push(encode(repair(0, [4, 5])));
     expect([...memory.subarray(7, 12)]).toEqual([0, 1, 2, 3, 0]);
+    expect([...memory.subarray(19, 23)]).toEqual([0, 4, 5, 0]);
   });
 });
 
@@ -132,7 +136,7 @@ describe("bad input", () => {
   test("headers", () => {
     expect(push(header(SHAPES.SWITCHOVER.code, 0, 1))).toBe("WIRE_BAD_HEADER");
     expect(push(header(SHAPES.SWITCHOVER.code, 0, 0, 1))).toBe("WIRE_BAD_HEADER");
-    expect(push(header(0x1a, 0))).toBe("WIRE_UNKNOWN_MESSAGE");
+    expect(push(header(0x1b, 0))).toBe("WIRE_UNKNOWN_MESSAGE");
     expect(push(header(0x7f, 0))).toBe("WIRE_UNKNOWN_MESSAGE");
     expect(push(header(0x80, MAX_OPTIONAL_BYTES + 1))).toBe("WIRE_TOO_LONG");
     expect(push(json("GET / HTTP/1.1\r\n"))).toBe("WIRE_BAD_HEADER");
@@ -146,7 +150,7 @@ describe("bad input", () => {
     const next = Buffer.from(hello);
     next.writeUInt16LE(2, HEADER_BYTES + 4);
     expect(() => collector().reader.push(next)).toThrow(
-      "the peer speaks version 2.0 of the protocol, this program 1.0",
+      "the peer speaks version 2.1 of the protocol, this program 1.1",
     );
     const minor = Buffer.from(hello);
     minor.writeUInt16LE(7, HEADER_BYTES + 6);
@@ -169,6 +173,27 @@ describe("bad input", () => {
     expect(push(bytes)).toBe("nothing");
     spoil(bytes.subarray(HEADER_BYTES));
     expect(push(bytes)).toBe("WIRE_BAD_MESSAGE");
+  });
+
+  test.each([
+    ["an offset beyond 2^53", (b: Buffer) => b.writeBigUInt64LE((1n << 53n) - 5n, 0)],
+    ["no bytes", (b: Buffer) => b.writeUInt32LE(0, 8)],
+    ["fewer bytes than it says", (b: Buffer) => b.writeUInt32LE(6, 8)],
+    ["too many bytes", (b: Buffer) => b.writeUInt32LE(MAX_REPAIR_BYTES + 1, 8)],
+  ])("REPAIR with %s", (_, spoil) => {
+    const bytes = Buffer.from(encode(repair(0, [1, 2, 3, 4, 5])));
+    expect(push(bytes)).toBe("nothing");
+    spoil(bytes.subarray(HEADER_BYTES));
+    expect(push(bytes)).toBe("WIRE_BAD_MESSAGE");
+  });
+
+  test("a NACK of nothing, or of more than one run", () => {
+    const bytes = Buffer.from(encode({ type: "NACK", rawOffset: 0, rawBytes: MAX_REPAIR_BYTES }));
+    expect(push(bytes)).toBe("nothing");
+    for (const rawBytes of [0, MAX_REPAIR_BYTES + 1]) {
+      bytes.writeUInt32LE(rawBytes, HEADER_BYTES + 8);
+      expect(push(bytes)).toBe("WIRE_BAD_MESSAGE");
+    }
   });
 
   test.each([
@@ -213,6 +238,8 @@ describe("bad input", () => {
       },
       onData: () => null,
       onDataComplete: () => {},
+      onRepair: () => new Uint8Array(0),
+      onRepairComplete: () => {},
     });
     expect(codeOf(() => picky.push(wire))).toBe("WIRE_OUT_OF_ORDER");
     expect(codeOf(() => picky.push(wire))).toBe("WIRE_OUT_OF_ORDER");
@@ -243,6 +270,11 @@ describe("bad input", () => {
               return new Uint8Array(encodedBytes);
             },
             onDataComplete: () => {},
+            onRepair: ({ rawBytes }) => {
+              expect(rawBytes).toBeLessThanOrEqual(MAX_REPAIR_BYTES);
+              return new Uint8Array(rawBytes);
+            },
+            onRepairComplete: () => {},
           });
           codeOf(() => {
             for (let at = 0; at < bytes.length; at += cut) reader.push(bytes.subarray(at, at + cut));

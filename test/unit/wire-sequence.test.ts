@@ -87,6 +87,10 @@ describe("message order", () => {
     [[...greeted, "s ABORT"], "s DATA", true],
     [[...greeted, "s PING"], "r PONG", true],
     [[...greeted, "s PING"], "s PONG", false],
+    [greeted, "r NACK", true],
+    [greeted, "s REPAIR", false],
+    [[...greeted, "r NACK"], "s REPAIR", true],
+    [[...switched, "s END", "r NACK"], "s REPAIR", true],
   ] as const)("after %j, %s: %s", (history, next, expected) => {
     expect(allowed(history, next)).toBe(expected);
   });

@@ -44,7 +44,8 @@ export function roundtrip(stream: Uint8Array, options: Options = {}): Result {
         pieces.push(memory.subarray(batch.pieces[i], batch.pieces[i + 1]));
       const body = Buffer.concat(pieces);
       bodies.push(body);
-      decoded.push(Buffer.from(decoder.decode(body, batch.tokens.length, batch.rawBytes, memory, base + MEMORY_BYTES)));
+      const { bytes } = decoder.decode(body, batch.tokens.length, batch.rawBytes, memory, base + MEMORY_BYTES);
+      decoded.push(Buffer.from(bytes));
     },
     (event) => events.push(event),
   );

@@ -1,0 +1,96 @@
+import { PAGE_BYTES } from "../stream/format.ts";
+import { INDEX_BUCKET_BYTES, indexBucketsFor, type PageKernels } from "./page-kernels.ts";
+import { XXH3_SECRET_BYTES } from "./xxh3-secret.ts";
+
+/** Pages that are put in at once. */
+const CHUNK_PAGES = 256;
+/** Chunks that may be under way at the same time: one is read while another is put in. */
+const CHUNKS = 2;
+/** Hashes that are looked up at once, at most. */
+export const MAX_LOOKUPS = 256;
+const HASH_BYTES = 8;
+const WORD_BYTES = 4;
+const SCRATCH_PAGES = Math.max(CHUNK_PAGES, MAX_LOOKUPS);
+
+/**
+ * Which pages were seen where: the hash of each to a number of 32 bits. It lives in kernels' memory, 12.8 bytes an entry.
+ *
+ * What it says is a guess. Hashes are XXH3-64 under a secret; two contents may have the same one, and what was seen may have
+ * changed since.
+ */
+export class PageIndex {
+  /** Where pages to be put in are to stand. */
+  readonly chunks: readonly Uint8Array[];
+  /** The secret of its hashes. */
+  readonly secret: Uint8Array;
+  readonly #kernels: PageKernels;
+  readonly #bytes: Uint8Array;
+  readonly #words: DataView;
+  readonly #capacity: number;
+  readonly #secretAt: number;
+  readonly #hashes: number;
+  readonly #addresses: number;
+  readonly #values: number;
+  readonly #table: number;
+  readonly #buckets: number;
+  #entries = 0;
+
+  /** The memory that an index of so many entries takes. */
+  static memoryBytes(entries: number): number {
+    const scratch = SCRATCH_PAGES * (HASH_BYTES + 2 * WORD_BYTES);
+    return (
+      indexBucketsFor(entries) * INDEX_BUCKET_BYTES + CHUNKS * CHUNK_PAGES * PAGE_BYTES + scratch + XXH3_SECRET_BYTES
+    );
+  }
+
+  /** @param base where in `bytes`, the kernels' memory, `memoryBytes(entries)` are to be used; 64-byte aligned */
+  constructor(kernels: PageKernels, bytes: Uint8Array, base: number, entries: number, secret: Uint8Array) {
+    this.#kernels = kernels;
+    this.#bytes = bytes;
+    this.#words = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    this.#capacity = entries;
+    this.#buckets = indexBucketsFor(entries);
+    this.#table = base;
+    const end = base + this.#buckets * INDEX_BUCKET_BYTES;
+    bytes.fill(0xff, base, end);
+    const chunkBytes = CHUNK_PAGES * PAGE_BYTES;
+    this.chunks = Array.from({ length: CHUNKS }, (_, i) =>
+      bytes.subarray(end + i * chunkBytes).subarray(0, chunkBytes),
+    );
+    this.#hashes = end + CHUNKS * chunkBytes;
+    this.#addresses = this.#hashes + SCRATCH_PAGES * HASH_BYTES;
+    this.#values = this.#addresses + SCRATCH_PAGES * WORD_BYTES;
+    this.#secretAt = this.#values + SCRATCH_PAGES * WORD_BYTES;
+    this.secret = secret;
+    bytes.set(secret, this.#secretAt);
+  }
+
+  get entries(): number {
+    return this.#entries;
+  }
+
+  /** Whether it holds what it was made for. Pages that are put in all the same may be dropped. */
+  get isFull(): boolean {
+    return this.#entries >= this.#capacity;
+  }
+
+  /** Puts the first `pages` pages of `chunks[chunk]` in, under the numbers from `value` on; pages that are all zero are left out. */
+  add(chunk: number, pages: number, value: number): void {
+    const first = this.chunks[chunk]!.byteOffset - this.#bytes.byteOffset;
+    const count = this.#kernels.listNonZero(first, PAGE_BYTES, pages, this.#addresses);
+    this.#kernels.hashPages(this.#secretAt, this.#addresses, count, this.#hashes);
+    for (let i = 0; i < count * WORD_BYTES; i += WORD_BYTES) {
+      const page = (this.#words.getUint32(this.#addresses + i, true) - first) / PAGE_BYTES;
+      this.#words.setUint32(this.#values + i, value + page, true);
+    }
+    this.#entries += this.#kernels.insertPages(this.#table, this.#buckets, this.#hashes, this.#values, count);
+  }
+
+  /** Looks at most MAX_LOOKUPS hashes (u64 each) up; `out` gets their numbers, NOT_FOUND where there is none. */
+  lookup(hashes: Uint8Array, out: Uint32Array): void {
+    const count = hashes.length / HASH_BYTES;
+    this.#bytes.set(hashes, this.#hashes);
+    this.#kernels.lookupPages(this.#table, this.#buckets, this.#hashes, count, this.#values);
+    for (let i = 0; i < count; i++) out[i] = this.#words.getUint32(this.#values + i * WORD_BYTES, true);
+  }
+}

@@ -1,0 +1,69 @@
+import type { DiskRun } from "../compact/decoder.ts";
+import { TAG_BYTES } from "../compact/page-kernels.ts";
+import type { RunTags } from "../compact/run-tags.ts";
+import type { GodwitError } from "../errors.ts";
+import type { DiskReader } from "../store/disk-reader.ts";
+import { type BatchRead, readBatch } from "../store/read-batch.ts";
+import { HEADER_BYTES, PAGE_BYTES, PAGE_RECORD_BYTES } from "../stream/format.ts";
+
+/** Fills page records with contents from the disks that both ends agreed on. */
+export class DiskPages {
+  readonly #memory: Uint8Array;
+  readonly #tags: RunTags;
+  readonly #disks: readonly DiskReader[];
+  readonly #onReadError: (disk: number, error: GodwitError) => void;
+
+  /**
+   * @param memory what the addresses of runs are indexes into
+   * @param onReadError is told of every run that cannot be read
+   */
+  constructor(
+    memory: Uint8Array,
+    tags: RunTags,
+    disks: readonly DiskReader[],
+    onReadError: (disk: number, error: GodwitError) => void,
+  ) {
+    this.#memory = memory;
+    this.#tags = tags;
+    this.#disks = disks;
+    this.#onReadError = onReadError;
+  }
+
+  /**
+   * Reads the runs of a body into place, and checks their tags. Their memory is to be left alone until it has settled.
+   *
+   * @returns the runs that could not be read, or whose contents are not what was meant
+   */
+  async fill(runs: readonly DiskRun[]): Promise<DiskRun[]> {
+    const bad = new Set<DiskRun>();
+    await Promise.all(
+      this.#disks.map(async (reader, disk) => {
+        const own = runs.filter((run) => run.disk === disk);
+        const failures = await readBatch(reader, own.map(this.#readOf));
+        failures.forEach((failure, index) => {
+          if (failure === undefined) return;
+          bad.add(own[index]!);
+          this.#onReadError(disk, failure);
+        });
+      }),
+    );
+    for (const run of this.#mismatches(runs.filter((run) => !bad.has(run)))) bad.add(run);
+    return [...bad];
+  }
+
+  readonly #readOf = ({ block, count, address }: DiskRun): BatchRead => {
+    const targets: Uint8Array[] = [];
+    for (let at = address + HEADER_BYTES; targets.length < count; at += PAGE_RECORD_BYTES)
+      targets.push(this.#memory.subarray(at, at + PAGE_BYTES));
+    return { offsetBytes: block * PAGE_BYTES, targets };
+  };
+
+  #mismatches(runs: readonly DiskRun[]): DiskRun[] {
+    const pageRuns = runs.map(({ address, count }) => ({ address: address + HEADER_BYTES, count }));
+    const tags = this.#tags.tag(pageRuns, PAGE_RECORD_BYTES);
+    return runs.filter(({ tag }, index) => {
+      const at = index * TAG_BYTES;
+      return Buffer.compare(tags.subarray(at, at + TAG_BYTES), tag) !== 0;
+    });
+  }
+}

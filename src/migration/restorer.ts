@@ -1,0 +1,134 @@
+import { BodyDecoder, type DecodedCounts, type DiskRun } from "../compact/decoder.ts";
+import { RUN_TAGS_BYTES, RunTags } from "../compact/run-tags.ts";
+import type { GodwitError } from "../errors.ts";
+import type { DiskReader } from "../store/disk-reader.ts";
+import { PAGE_BYTES, PAGE_RECORD_BYTES } from "../stream/format.ts";
+import { type DataHeader, MAX_RAW_BYTES, type Message, type RepairHeader } from "../wire/messages.ts";
+import { DiskPages } from "./disk-pages.ts";
+import { createKernels, type Kernels } from "./kernels.ts";
+import { Repairs } from "./repairs.ts";
+
+/** Outputs that are being filled, or that wait for the destination QEMU to take them. */
+const OUTPUTS = 4;
+
+/** A disk that both ends agreed on. */
+export interface AgreedDisk {
+  readonly id: string;
+  /** As both QEMUs say. */
+  readonly sizeBytes: number;
+  readonly reader: DiskReader;
+}
+
+export interface RestorerOptions {
+  /** Sends a message to the peer. */
+  send: (message: Message) => void;
+  /** A REPAIR is owed from now on, and may stand behind DATA that found no room. */
+  onOwed: () => void;
+}
+
+/**
+ * Bodies → the stream: decodes them, fills in what stands on disks, and asks the peer for what does not stand there.
+ *
+ * Memory: 4 outputs of 4 MiB, which whoever restores takes and gives back.
+ */
+export class Restorer {
+  readonly #options: RestorerOptions;
+  readonly #kernels: Kernels;
+  readonly #decoder: BodyDecoder;
+  readonly #freeOutputs: number[];
+  readonly #repairs: Repairs;
+  #diskPages: DiskPages | undefined;
+  #nackedPages = 0;
+  #isStopped = false;
+
+  constructor(options: RestorerOptions) {
+    this.#options = options;
+    this.#kernels = createKernels(OUTPUTS * MAX_RAW_BYTES + RUN_TAGS_BYTES);
+    this.#decoder = new BodyDecoder(this.#kernels.writer);
+    this.#freeOutputs = Array.from({ length: OUTPUTS }, (_, i) => this.#kernels.base + i * MAX_RAW_BYTES);
+    this.#repairs = new Repairs(options.send);
+  }
+
+  get counts(): Readonly<DecodedCounts> {
+    return this.#decoder.counts;
+  }
+  /** Disk pages that were asked for again. */
+  get nackedPages(): number {
+    return this.#nackedPages;
+  }
+  /** Whether the peer owes a REPAIR. */
+  get isOwed(): boolean {
+    return this.#repairs.isWaiting;
+  }
+
+  /**
+   * Lets bodies refer to `disks`, by their index.
+   *
+   * @param tagKey of the session, TAG_KEY_BYTES
+   * @param onWarning is told of each disk, once, that cannot be read after all
+   */
+  useDisks(disks: readonly AgreedDisk[], tagKey: Uint8Array, onWarning: (message: string) => void): void {
+    const { pages, bytes, base } = this.#kernels;
+    const tags = new RunTags(pages, bytes, base + OUTPUTS * MAX_RAW_BYTES);
+    tags.setKey(tagKey);
+    const failed = new Set<number>();
+    const onReadError = (disk: number, error: GodwitError): void => {
+      if (!failed.has(disk)) onWarning(`${error.message}; pages that stand there are sent again`);
+      failed.add(disk);
+    };
+    const readers = disks.map(({ reader }) => reader);
+    this.#diskPages = new DiskPages(bytes, tags, readers, onReadError);
+    this.#decoder.diskBlocks = disks.map(({ sizeBytes }) => Math.floor(sizeBytes / PAGE_BYTES));
+  }
+
+  /** The address of an output that is free; undefined while there is none. */
+  takeOutput(): number | undefined {
+    return this.#freeOutputs.pop();
+  }
+
+  /** What was restored into `output` is not needed any more, or was never asked for. */
+  releaseOutput(output: number): void {
+    this.#freeOutputs.push(output);
+  }
+
+  /**
+   * The raw bytes of a body, which may be a view of it; at once unless it refers to disks. Until they are there, and as long as
+   * they are used, `body` and `output` are to be left alone.
+   *
+   * @throws GodwitError FORM_TOKENS
+   */
+  restore(header: DataHeader, body: Uint8Array, output: number): Uint8Array | Promise<Uint8Array> {
+    const { tokenBytes, rawBytes, rawOffset } = header;
+    const { bytes, diskRuns } = this.#decoder.decode(body, tokenBytes, rawBytes, this.#kernels.bytes, output);
+    if (diskRuns.length === 0) return bytes;
+    return this.#fill(diskRuns, rawOffset - output).then(() => bytes);
+  }
+
+  /** @param shift from addresses to raw offsets */
+  async #fill(runs: readonly DiskRun[], shift: number): Promise<void> {
+    const bad = await this.#diskPages!.fill(runs);
+    if (this.#isStopped || bad.length === 0) return;
+    const repairs = bad.map(({ address, count }) => {
+      this.#nackedPages += count;
+      const target = this.#kernels.bytes.subarray(address, address + count * PAGE_RECORD_BYTES);
+      return this.#repairs.ask(address + shift, target);
+    });
+    this.#options.onOwed();
+    await Promise.all(repairs);
+  }
+
+  /** See MessageHandler. @throws GodwitError PEER_BAD_REPAIR */
+  onRepair(header: RepairHeader): Uint8Array {
+    return this.#repairs.onRepair(header);
+  }
+
+  /** See MessageHandler. */
+  onRepairComplete(): void {
+    this.#repairs.onRepairComplete();
+  }
+
+  /** Nothing more is asked of the peer. Reads under way end, but nobody waits for them here. */
+  stop(): void {
+    this.#isStopped = true;
+  }
+}

@@ -1,0 +1,108 @@
+// References to disks: they save bytes, and whatever the destination's disks hold, its QEMU reads what the source's wrote.
+import { fileURLToPath } from "node:url";
+import { expect, test } from "vitest";
+import { type MigrationOptions, startMigration } from "../../lab/godwit.ts";
+import { type Pair, type PairOptions, startPair } from "../../lab/pair.ts";
+import { startTap } from "../../lab/tap.ts";
+import { cleanWalks } from "../../lab/walks.ts";
+import type { DestinationSummary, MigrationEvent, SourceSummary } from "../../src/migration/events.ts";
+
+const load = { mib: 16, pagesPerSecond: 500, pattern: "word" } as const;
+/** A guest that has read its root file system: most of its memory stands on its disk. */
+const cached = { cached: true, load, rateBitsPerSecond: 500e6 };
+
+/** `godwit receive` that opens its disks in one of the ways of support/receive.ts. */
+function receiveWith(mode: "nbd" | "lying" | "missing"): readonly string[] {
+  const script = fileURLToPath(new URL("support/receive.ts", import.meta.url));
+  return [process.execPath, "--disable-warning=ExperimentalWarning", script, mode];
+}
+
+interface Outcome {
+  sent: SourceSummary;
+  received: DestinationSummary;
+  /** Warnings of both ends. */
+  warnings: { source: string[]; destination: string[] };
+}
+
+/** Moves the VM, and makes sure that it was moved byte for byte and is whole. */
+async function move(pair: Pair, options: MigrationOptions = {}): Promise<Outcome> {
+  await using sourceTap = await startTap({ qmpPath: pair.source.qmpPath, direction: "source" });
+  await using destinationTap = await startTap({ qmpPath: pair.destination.qmpPath, direction: "destination" });
+  const qmps = { sourceQmp: sourceTap.qmpPath, destinationQmp: destinationTap.qmpPath };
+  await using migration = await startMigration(pair, { ...options, ...qmps });
+  const [send, receive] = await Promise.all([migration.send.exited, migration.receive.exited]);
+  expect(send, send.stderr).toMatchObject({ code: 0 });
+  expect(receive, receive.stderr).toMatchObject({ code: 0 });
+  const [written, read] = await Promise.all([sourceTap.digest(), destinationTap.digest()]);
+  expect(read).toEqual(written); // SHA-256 and length, of the stream and of the return path
+  await cleanWalks(pair.destination, 2);
+  const sent = migration.send.events.at(-1) as SourceSummary;
+  const received = migration.receive.events.at(-1) as DestinationSummary;
+  expect(sent).toMatchObject({ status: "completed", rawBytes: written.bytes });
+  expect(sent.pages.diskPages).toBe(received.diskPages);
+  expect(sent.nackedPages).toBe(received.nackedPages);
+  const pages = sent.pages.diskPages + sent.pages.literalPages;
+  console.log(
+    `${expect.getState().currentTestName}: of ${pages} pages with content ${received.diskPages} by reference, ` +
+      `${received.nackedPages} of them in vain; ${(sent.wireBytes / 2 ** 20).toFixed(0)} MiB on the wire, ` +
+      `${(sent.totalMs / 1000).toFixed(1)} s, downtime ${sent.downtimeMs?.toFixed(0)} ms`,
+  );
+  return { sent, received, warnings: { source: warnings(migration.send), destination: warnings(migration.receive) } };
+}
+
+function warnings({ events }: { events: MigrationEvent[] }): string[] {
+  return events.flatMap((event) => (event.event === "warning" ? [event.message] : []));
+}
+
+async function startCached(options: PairOptions = {}): Promise<Pair> {
+  return startPair({ ...cached, ...options });
+}
+
+test("a raw disk: what the guest has read from it is not sent", async () => {
+  await using pair = await startCached();
+  const { received, sent, warnings } = await move(pair);
+  expect(received.diskPages).toBeGreaterThan(10_000);
+  expect(received.nackedPages).toBeLessThan(received.diskPages / 100);
+  expect(sent.pages.diskPages).toBeGreaterThan(sent.pages.literalPages);
+  expect(warnings).toEqual({ source: [], destination: [] });
+});
+
+test("every reference is wrong: more bytes, the same guest", async () => {
+  await using pair = await startCached();
+  const { received, warnings } = await move(pair, { receiveProgram: receiveWith("lying") });
+  expect(received.nackedPages).toBe(received.diskPages);
+  expect(received.nackedPages).toBeGreaterThan(1000);
+  expect(warnings).toEqual({ source: [expect.stringMatching(/switched off/)], destination: [] });
+});
+
+test("the destination cannot read the disk: said once, and all is sent", async () => {
+  await using pair = await startCached();
+  const { received, warnings } = await move(pair, { receiveProgram: receiveWith("missing") });
+  expect(received).toMatchObject({ diskPages: 0, nackedPages: 0 });
+  expect(warnings.destination).toEqual([expect.stringMatching(/virtio-disk0: .*ENOENT/)]);
+  expect(warnings.source).toHaveLength(1);
+});
+
+test("a qcow2 with a backing file", async () => {
+  await using pair = await startCached({ diskFormat: "qcow2" });
+  const { received } = await move(pair, { receiveProgram: receiveWith("nbd") });
+  expect(received.diskPages).toBeGreaterThan(10_000);
+  expect(received.nackedPages).toBeLessThan(received.diskPages / 100);
+});
+
+test("the guest overwrites on its disk what it holds in memory, while it moves", async () => {
+  await using pair = await startCached();
+  const { console: port } = pair.source;
+  // A file of 8 MiB, a copy of it in memory, and another copy that is made anew all the time.
+  port.send("cat /usr/lib/x86_64-linux-gnu/*.so.* | head -c 8M > /file; sync; cp /file /tmp/file; echo copied");
+  await port.waitFor(/^copied$/, 60_000);
+  port.send("while sleep 0.2; do cp /tmp/file /tmp/again; done &");
+  const { received } = await move(pair, {
+    onEvent: ({ event }) => {
+      if (event === "started") port.send("dd if=/dev/zero of=/file bs=1M count=8 conv=notrunc oflag=direct");
+    },
+  });
+  expect(received.diskPages).toBeGreaterThan(10_000);
+  expect(received.nackedPages).toBeGreaterThan(0);
+  expect(received.nackedPages).toBeLessThan(received.diskPages / 2);
+});

@@ -1,0 +1,278 @@
+import { randomBytes } from "node:crypto";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { DISK_MATCHER_BYTES, DiskMatcher, type DiskRun } from "../../src/compact/disk-matcher.ts";
+import { BatchEncoder, type FormCounts } from "../../src/compact/encoder.ts";
+import { PageIndex } from "../../src/compact/page-index.ts";
+import { xxh3Secret } from "../../src/compact/xxh3-secret.ts";
+import { createKernels } from "../../src/migration/kernels.ts";
+import { DiskReferences } from "../../src/migration/references.ts";
+import { firstBlocksOf, indexDisk } from "../../src/store/disk-index.ts";
+import type { DiskReader, Extent } from "../../src/store/disk-reader.ts";
+import { StreamParser } from "../../src/stream/parser.ts";
+import { noise, PAGE_BYTES } from "./support/pages.ts";
+import { decodePlainly } from "./support/plain-decoder.ts";
+import { StreamBuilder } from "./support/streams.ts";
+
+const STREAM_BYTES = 4 << 20;
+const MAX_ENTRIES = 2000;
+const kernels = createKernels(STREAM_BYTES + DISK_MATCHER_BYTES);
+const indexKernels = createKernels(PageIndex.memoryBytes(MAX_ENTRIES));
+const key = randomBytes(32);
+const secret = xxh3Secret(7n);
+const never = new AbortController().signal;
+
+const newIndex = (entries = MAX_ENTRIES) =>
+  new PageIndex(indexKernels.pages, indexKernels.bytes, indexKernels.base, entries, secret);
+
+function diskOf(
+  content: Uint8Array,
+  extents: readonly Extent[] = [{ offsetBytes: 0, lengthBytes: content.length }],
+): DiskReader {
+  return {
+    sizeBytes: content.length,
+    place: { kind: "file", path: "" },
+    read: async (offsetBytes, target) => target.set(content.subarray(offsetBytes, offsetBytes + target.length)),
+    readScattered: () => Promise.reject(new Error("not used")),
+    async *allocatedExtents() {
+      yield* extents;
+    },
+    identity: async () => null,
+    async [Symbol.asyncDispose]() {},
+  };
+}
+
+async function indexed(contents: readonly Uint8Array[]): Promise<DiskMatcher> {
+  const index = newIndex();
+  const disks = contents.map((content) => diskOf(content));
+  const firstBlocks = firstBlocksOf(disks);
+  for (const [i, disk] of disks.entries()) await indexDisk(disk, firstBlocks[i]!, index, never);
+  return new DiskMatcher(kernels.pages, kernels.bytes, kernels.base + STREAM_BYTES, index, firstBlocks, key);
+}
+
+interface Sent {
+  bodies: { bytes: Buffer; tokenBytes: number; rawOffset: number; rawBytes: number }[];
+  referred: { rawOffset: number; run: DiskRun }[];
+  counts: FormCounts;
+}
+
+/** The stream as it goes over the wire, read in chunks of `chunkBytes`. */
+function send(stream: Uint8Array, matcher: DiskMatcher, chunkBytes: number): Sent {
+  const { bytes, base, scanner } = kernels;
+  const bodies: Sent["bodies"] = [];
+  const referred: Sent["referred"] = [];
+  const encoder = new BatchEncoder(
+    ({ tokens, pieces, rawOffset, rawBytes }) => {
+      const parts: Uint8Array[] = [tokens];
+      for (let i = 0; i < pieces.length; i += 2) parts.push(bytes.subarray(pieces[i], pieces[i + 1]));
+      bodies.push({ bytes: Buffer.concat(parts), tokenBytes: tokens.length, rawOffset, rawBytes });
+    },
+    undefined,
+    {
+      match: (from, records) => matcher.match(from, records),
+      referred: (rawOffset, run) => referred.push({ rawOffset, run }),
+    },
+  );
+  const parser = new StreamParser(scanner, encoder);
+  let parsed = base;
+  for (let at = 0; at < stream.length; at += chunkBytes) {
+    const chunk = stream.subarray(at, at + chunkBytes);
+    bytes.set(chunk, base + at);
+    parsed = parser.push(bytes, parsed, base + at + chunk.length);
+  }
+  encoder.ahead(parsed, base + stream.length);
+  encoder.flush();
+  return { bodies, referred, counts: encoder.counts };
+}
+
+/** What the other end makes of it, whose disks may be others; what does not hold is taken from the stream. */
+function receive({ bodies, referred }: Sent, stream: Uint8Array, disks: readonly Uint8Array[]) {
+  let failedPages = 0;
+  const ranges: { rawOffset: number; bytes: number }[] = [];
+  const decoded = bodies.map(({ bytes: body, tokenBytes, rawOffset, rawBytes }) => {
+    const { bytes, references } = decodePlainly(body, tokenBytes, disks, key);
+    expect(bytes.length).toBe(rawBytes);
+    for (const { at, bytes: length, holds } of references) {
+      ranges.push({ rawOffset: rawOffset + at, bytes: length });
+      if (holds) continue;
+      failedPages += length / 4104;
+      bytes.set(stream.subarray(rawOffset + at, rawOffset + at + length), at);
+    }
+    return bytes;
+  });
+  expect(ranges).toEqual(referred.map(({ rawOffset, run }) => ({ rawOffset, bytes: run.count * 4104 })));
+  return { bytes: Buffer.concat(decoded), failedPages };
+}
+
+/** A page by its number: 0 is all zero, the others are noise. */
+const pageOf = (number: number) => (number === 0 ? new Uint8Array(PAGE_BYTES) : noise(number * 977, PAGE_BYTES));
+const pagesOf = (numbers: readonly number[]) => Buffer.concat(numbers.map(pageOf));
+
+const number = fc.nat(60);
+const stretch = fc
+  .tuple(number, fc.integer({ min: 1, max: 12 }))
+  .map(([first, count]) => Array.from({ length: count }, (_, i) => first + i));
+const content = fc.array(stretch, { maxLength: 6 }).map((stretches) => stretches.flat());
+
+function streamOf(guest: readonly { at: number; numbers: readonly number[] }[]): Buffer {
+  const builder = new StreamBuilder()
+    .header()
+    .ramStart(2, { "pc.ram": 1 << 24 })
+    .part(2);
+  for (const { at, numbers } of guest) numbers.forEach((number, i) => void builder.page(at + i, pageOf(number)));
+  return builder.eos().footer(2).u8(0).build();
+}
+
+describe("references to disks", () => {
+  test("give back any memory from any disks, also from disks that have changed since", async () => {
+    const guest = fc.array(fc.record({ at: fc.nat(1000), numbers: stretch }), { maxLength: 8 });
+    const changes = fc.array(fc.tuple(fc.nat(2), fc.nat(50), number), { maxLength: 6 });
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(content, { minLength: 1, maxLength: 3 }),
+        guest,
+        changes,
+        fc.integer({ min: 2000, max: 200_000 }),
+        async (disks, guest, changes, chunkBytes) => {
+          const stream = streamOf(guest);
+          const contents = disks.map(pagesOf);
+          const sent = send(stream, await indexed(contents), chunkBytes);
+          const onDisk = new Set(disks.flat());
+          const pages = guest.flatMap(({ numbers }) => numbers).filter((number) => number !== 0);
+          expect(sent.counts.diskPages).toBe(pages.filter((number) => onDisk.has(number)).length);
+          expect(sent.counts.diskPages + sent.counts.literalPages).toBe(pages.length);
+
+          const unchanged = receive(sent, stream, contents);
+          expect(Buffer.compare(unchanged.bytes, stream)).toBe(0);
+          expect(unchanged.failedPages).toBe(0);
+
+          for (const [disk, block, number] of changes) {
+            if (block < (disks[disk]?.length ?? 0)) contents[disk]!.set(pageOf(number), block * PAGE_BYTES);
+          }
+          expect(Buffer.compare(receive(sent, stream, contents).bytes, stream)).toBe(0);
+        },
+      ),
+      { numRuns: 60 },
+    );
+  });
+
+  test("of consecutive pages to consecutive blocks are one token, of 32 pages at most", async () => {
+    const numbers = Array.from({ length: 600 }, (_, i) => i + 1);
+    const matcher = await indexed([pagesOf([0, 5000]), pagesOf(numbers)]);
+    const sent = send(streamOf([{ at: 77, numbers }]), matcher, STREAM_BYTES);
+    expect(sent.referred.map(({ run: { count, disk, block } }) => [disk, block, count])).toEqual([
+      ...Array.from({ length: 18 }, (_, i) => [1, i * 32, 32]),
+      [1, 576, 24],
+    ]);
+    expect(sent.bodies.length).toBe(1);
+    // Head, page, disk and block of two bytes or one each, and a tag of 16; all that is not pages.
+    expect(sent.bodies[0]!.tokenBytes).toBeLessThan(19 * 22);
+  });
+
+  test("do not run on from one disk to the next", async () => {
+    const matcher = await indexed([pagesOf([1, 2]), pagesOf([3, 4])]);
+    const { referred } = send(streamOf([{ at: 0, numbers: [1, 2, 3, 4] }]), matcher, STREAM_BYTES);
+    expect(referred.map(({ run: { count, disk, block } }) => [disk, block, count])).toEqual([
+      [0, 0, 2],
+      [1, 0, 2],
+    ]);
+  });
+
+  test("stop for a disk that is switched off, and for no other", async () => {
+    const matcher = await indexed([pagesOf([1]), pagesOf([2])]);
+    expect([matcher.switchOff(0), matcher.switchOff(0)]).toEqual([true, false]);
+    const { counts } = send(streamOf([{ at: 0, numbers: [1, 2] }]), matcher, STREAM_BYTES);
+    expect(counts).toMatchObject({ diskPages: 1, literalPages: 1 });
+  });
+});
+
+describe("indexing a disk", () => {
+  test("leaves out holes, zeros and what is no whole block", async () => {
+    const index = newIndex();
+    const content = Buffer.concat([pagesOf(Array.from({ length: 700 }, (_, i) => i % 7)), Buffer.alloc(1000, 1)]);
+    const extents = [
+      { offsetBytes: 512, lengthBytes: 3 * PAGE_BYTES },
+      { offsetBytes: 600 * PAGE_BYTES, lengthBytes: content.length - 600 * PAGE_BYTES },
+    ];
+    const put: [number, number][] = [];
+    const sink = {
+      chunks: index.chunks,
+      isFull: false,
+      add: (chunk: number, blocks: number, number: number) => {
+        put.push([number, blocks]);
+        index.add(chunk, blocks, number);
+      },
+    };
+    await indexDisk(diskOf(content, extents), 1000, sink, never);
+    expect(put).toEqual([
+      [1000, 4],
+      [1600, 100],
+    ]);
+    expect(index.entries).toBe(6);
+  });
+
+  test("ends when the index is full, when it is told to, and where reading fails", async () => {
+    const content = pagesOf(Array.from({ length: 1200 }, (_, i) => i + 1));
+    const full = newIndex(200);
+    await indexDisk(diskOf(content), 0, full, never);
+    expect(full.isFull).toBe(true);
+    expect(full.entries).toBeLessThan(600);
+
+    const stopped = newIndex();
+    await indexDisk(diskOf(content), 0, stopped, AbortSignal.abort());
+    expect(stopped.entries).toBe(0);
+
+    const broken = newIndex();
+    const disk = diskOf(content);
+    const read: DiskReader["read"] = (offsetBytes, target) =>
+      offsetBytes < 512 * PAGE_BYTES ? disk.read(offsetBytes, target) : Promise.reject(new Error("a bad block"));
+    await expect(indexDisk({ ...disk, read }, 0, broken, never)).rejects.toThrow("a bad block");
+    expect(broken.entries).toBe(512);
+  });
+});
+
+describe("the sender's references", () => {
+  const run = (disk: number, count: number) => ({ record: 0, count, disk, block: 0, tag: new Uint8Array(16) });
+  const bytes = (pages: number) => pages * 4104;
+
+  async function references() {
+    const switchedOff: number[] = [];
+    const result = new DiskReferences(await indexed([pagesOf([1]), pagesOf([2])]), (disk) => switchedOff.push(disk));
+    return { references: result, switchedOff };
+  }
+
+  test("may be asked for once each, and not when they are acknowledged", async () => {
+    const { references: sent } = await references();
+    sent.referred(100, run(0, 2));
+    sent.referred(100 + bytes(2), run(0, 1));
+    for (const [rawOffset, pages] of [
+      [101, 2],
+      [100, 1],
+      [100, 3],
+      [100 + bytes(3), 1],
+    ] as const) {
+      expect(() => sent.nacked({ rawOffset, rawBytes: bytes(pages) })).toThrow("no reference stood for");
+    }
+    sent.nacked({ rawOffset: 100, rawBytes: bytes(2) });
+    expect(sent.nackedPages).toBe(2);
+    expect(() => sent.nacked({ rawOffset: 100, rawBytes: bytes(2) })).toThrow("no reference stood for");
+    sent.acknowledged(100 + bytes(3));
+    expect(() => sent.nacked({ rawOffset: 100 + bytes(2), rawBytes: bytes(1) })).toThrow("no reference stood for");
+  });
+
+  test.each([
+    [2048, []],
+    [2304, [1]],
+  ])("are switched off where more than half of 4096 pages fail: %i", async (failing, expected) => {
+    const { references: sent, switchedOff } = await references();
+    for (let i = 0; i < 32; i++) {
+      const rawOffset = i * bytes(256);
+      sent.referred(rawOffset, run(i % 2, 256));
+      const isFailing = i % 2 === 1 && i < (failing / 256) * 2;
+      if (isFailing) sent.nacked({ rawOffset, rawBytes: bytes(256) });
+    }
+    expect(switchedOff).toEqual([]);
+    sent.acknowledged(32 * bytes(256));
+    expect(switchedOff).toEqual(expected);
+  });
+});

@@ -1,0 +1,82 @@
+import { runTag } from "./disk-bodies.ts";
+
+const PAGE_BYTES = 4096;
+
+/** A reference in a body, and where in the output what it regenerates begins. */
+export interface Reference {
+  readonly at: number;
+  readonly bytes: number;
+  readonly disk: number;
+  readonly holds: boolean;
+}
+
+/**
+ * Decodes a body as docs/page-format.md says, and in no way fast: a witness that shares nothing with the decoder.
+ *
+ * Pages of references that do not hold are left as they were read.
+ */
+export function decodePlainly(
+  body: Uint8Array,
+  tokenBytes: number,
+  disks: readonly Uint8Array[],
+  key: Uint8Array,
+): { bytes: Buffer; references: Reference[] } {
+  const output: Uint8Array[] = [];
+  const references: Reference[] = [];
+  let [token, payload, outputBytes, page, lastDisk, lastBlock] = [0, tokenBytes, 0, 0, -1, 0];
+  const varint = (): number => {
+    let value = 0;
+    for (let scale = 1; ; scale *= 128) {
+      const byte = body[token++]!;
+      value += (byte % 128) * scale;
+      if (byte < 128) return value;
+    }
+  };
+  const signed = (): number => {
+    const value = varint();
+    return value % 2 === 0 ? value / 2 : -(value + 1) / 2;
+  };
+  const put = (bytes: Uint8Array) => {
+    output.push(bytes);
+    outputBytes += bytes.length;
+  };
+  const copy = (bytes: number) => {
+    put(body.subarray(payload, payload + bytes));
+    payload += bytes;
+  };
+  const record = (flags: number, content: Uint8Array) => {
+    const header = Buffer.alloc(8);
+    header.writeBigUInt64BE(BigInt(page++) * 4096n + BigInt(flags));
+    put(Buffer.concat([header, content]));
+  };
+  while (token < tokenBytes) {
+    const head = varint();
+    const [kind, count] = [head % 16, Math.floor(head / 16)];
+    if (kind !== 0) page += signed();
+    if (kind === 0) copy(count);
+    else if (kind === 1) for (let i = 0; i < count; i++) record(0x22, Buffer.alloc(1));
+    else if (kind === 3) for (let i = 0; i < count; i++) record(0x28, Buffer.alloc(PAGE_BYTES));
+    else if (kind === 2) {
+      copy(count * 4104);
+      page += count;
+    } else {
+      const disk = varint();
+      const block = signed() + (disk === lastDisk ? lastBlock : 0);
+      const tag = body.subarray(token, token + 16);
+      token += 16;
+      const pages = Array.from({ length: count }, (_, i) =>
+        disks[disk]!.subarray((block + i) * PAGE_BYTES, (block + i + 1) * PAGE_BYTES),
+      );
+      references.push({
+        at: outputBytes,
+        bytes: count * 4104,
+        disk,
+        holds: Buffer.compare(runTag(key, pages), tag) === 0,
+      });
+      for (const content of pages) record(0x28, content);
+      [lastDisk, lastBlock] = [disk, block + count];
+    }
+  }
+  if (payload !== body.length) throw new Error("the payload was not used up");
+  return { bytes: Buffer.concat(output), references };
+}
