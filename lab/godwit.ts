@@ -8,6 +8,7 @@ import { blackoutMs } from "./blackout.ts";
 import type { Host } from "./hosts.ts";
 import { temporaryFolder } from "./leftovers.ts";
 import type { Pair } from "./pair.ts";
+import { qemuNbd } from "./qemus.ts";
 
 const PROGRAM = fileURLToPath(new URL("../bin/godwit", import.meta.url));
 /** How long a command may take to do what is waited for. */
@@ -147,9 +148,19 @@ export async function startMigration(pair: Pair, options: MigrationOptions = {})
   await receive.event("listening");
   const sendQmp = ["--qmp", options.sourceQmp ?? pair.source.qmpPath];
   const sendArgs = ["send", ...sendQmp, "--to", address, ...common, ...(options.sendArgs ?? [])];
-  const send = stack.use(startGodwit(pair.hosts.source, sendArgs, options.onEvent));
+  const tools = stack.use(await toolFolder());
+  const program = ["env", `PATH=${tools.path}:${process.env.PATH}`, PROGRAM];
+  const send = stack.use(startGodwit(pair.hosts.source, sendArgs, options.onEvent, program));
   const resources = stack.move();
   return { send, receive, pskPath: key.path, [Symbol.asyncDispose]: () => resources.disposeAsync() };
+}
+
+/** A folder for the PATH with the lab's qemu-nbd in it, as hosts of VMs have one. */
+async function toolFolder(): Promise<{ readonly path: string } & Disposable> {
+  const folder = temporaryFolder();
+  const command = (await qemuNbd()).map((word) => `'${word}'`).join(" ");
+  writeFileSync(join(folder.path, "qemu-nbd"), `#!/bin/sh\nexec ${command} "$@"\n`, { mode: 0o755 });
+  return folder;
 }
 
 /** Pairs without a network of their own share this machine's ports. */

@@ -14,11 +14,11 @@ import { type OpenDisks, openSourceDisks } from "./disk-readers.ts";
 import { createKernels, type Kernels } from "./kernels.ts";
 import { withTimeout } from "./outcome.ts";
 
-/** Entries of the index at most: 100 MB, for 32 GiB of blocks that are not zero. */
-const MAX_INDEX_ENTRIES = 8 * 1024 * 1024;
+/** Entries of the index at most: 54 MB, for 16 GiB of blocks that are not zero; the sender stays under 300 MB with it. */
+const MAX_INDEX_ENTRIES = 4 * 1024 * 1024;
 /** How long the migration waits for disks to be opened, and for the index, before it begins with what there is. */
 const OPEN_MS = 5000;
-const INDEX_WAIT_MS = 2000;
+const INDEX_WAIT_MS = 500;
 /** What is asked of a disk that hangs is not waited for longer. */
 const CLOSE_MS = 5000;
 

@@ -1,5 +1,5 @@
-/** How long a stretch of link may wait in front of it: what is queued at switch-over is downtime. */
-export const BACKLOG_MS = 20;
+/** How long a stretch of link may wait in front of it: what is queued at switch-over is downtime (`npm run bench blackout`). */
+export const BACKLOG_MS = 8;
 /** In flight at least: enough for a first estimate of any link, and one full batch on a slow one. */
 const MIN_ALLOWANCE_BYTES = 512 * 1024;
 /** Goodput is measured over stretches at least this long, so that one late ACK does not look like a slow link. */
