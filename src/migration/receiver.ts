@@ -62,6 +62,8 @@ export class StreamReceiver {
   #writtenBytes = 0;
   #endOffset: number | undefined;
   #returnBytes = 0;
+  /** Bodies that have arrived and are not written, as they stood on the wire: to the sender they are still in flight. */
+  #queuedBytes = 0;
   #lastWriteMs = 0;
   #ackedBytes = 0;
   #ackedAtMs = 0;
@@ -145,6 +147,7 @@ export class StreamReceiver {
   onDataComplete(header: DataHeader, body: Uint8Array): void {
     const job: Job = { header, slot: this.#readingInto! };
     this.#readingInto = undefined;
+    this.#queuedBytes += header.encodedBytes;
     this.#expectedOffset += header.rawBytes;
     this.#waiting.push(job);
     this.#acknowledgeSoon();
@@ -227,6 +230,7 @@ export class StreamReceiver {
       this.#restorer.releaseOutput(output);
       if (error || this.#isStopped) return;
       this.#writtenBytes += header.rawBytes;
+      this.#queuedBytes -= header.encodedBytes;
       this.#lastWriteMs = performance.now();
       this.#acknowledgeSoon();
       this.#advance();
@@ -253,7 +257,8 @@ export class StreamReceiver {
     this.#ackTimer = undefined;
     this.#ackedAtMs = performance.now();
     this.#ackedBytes = this.#writtenBytes;
-    this.#options.send({ type: "ACK", rawOffset: this.#writtenBytes, wireBytes: this.#options.wireBytes() });
+    const wireBytes = this.#options.wireBytes() - this.#queuedBytes;
+    this.#options.send({ type: "ACK", rawOffset: this.#writtenBytes, wireBytes });
   }
 
   #onReturn(bytes: Uint8Array): void {
