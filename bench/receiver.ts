@@ -5,17 +5,10 @@ import { join } from "node:path";
 import { Peer } from "../src/migration/peer.ts";
 import { StreamReceiver } from "../src/migration/receiver.ts";
 import { listen } from "../src/wire/transport.ts";
-import { firstMessage, startProcess, table } from "./support.ts";
+import { firstMessage, pipelineTable, type Speed, startProcess } from "./support.ts";
 import { greetAsReceiver, security } from "./wire.ts";
 
 const PAGES = 512 * 1024; // 2 GiB of guest memory
-const RUNS = 3;
-
-interface Speed {
-  perCore: number;
-  wall: number;
-  rssBytes: number;
-}
 
 /** Receives 2 GiB of guest memory; GB/s by the CPU time of this process, and by the clock. */
 async function measureReceiver(isTls: boolean, zeroShare: number): Promise<Speed> {
@@ -81,25 +74,8 @@ async function measureReceiver(isTls: boolean, zeroShare: number): Promise<Speed
   }
 }
 
-/** One measurement in a process of its own, so that memory is that of one receiver. */
-async function inOwnProcess(isTls: boolean, zeroShare: number): Promise<Speed> {
-  return firstMessage<Speed>(startProcess("receiver.ts", String(isTls), String(zeroShare)));
-}
-
-export async function bench(): Promise<string> {
-  const rows = [["receiver, 2 GiB of guest memory", "GB/s per core", "GB/s by the clock", "memory MB"]];
-  const cases = [
-    ["plain TCP, all pages literal", false, 0],
-    ["TLS, all pages literal", true, 0],
-    ["TLS, 60 % zero pages", true, 0.6],
-  ] as const;
-  for (let run = 0; run < RUNS; run++) {
-    for (const [name, isTls, zeroShare] of cases) {
-      const { perCore, wall, rssBytes } = await inOwnProcess(isTls, zeroShare);
-      rows.push([name, perCore.toFixed(2), wall.toFixed(2), (rssBytes / 1e6).toFixed(0)]);
-    }
-  }
-  return table(rows);
+export function bench(): Promise<string> {
+  return pipelineTable("receiver");
 }
 
 if (import.meta.main) {

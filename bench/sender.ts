@@ -7,17 +7,10 @@ import { join } from "node:path";
 import { Peer } from "../src/migration/peer.ts";
 import { StreamSender } from "../src/migration/sender.ts";
 import { connect } from "../src/wire/transport.ts";
-import { firstMessage, startProcess, table } from "./support.ts";
+import { firstMessage, pipelineTable, type Speed, startProcess } from "./support.ts";
 import { greetAsSender, security } from "./wire.ts";
 
 const PAGES = 512 * 1024; // 2 GiB of guest memory
-const RUNS = 3;
-
-interface Speed {
-  perCore: number;
-  wall: number;
-  rssBytes: number;
-}
 
 /** Sends 2 GiB of guest memory; GB/s by the CPU time of this process, and by the clock. */
 async function measureSender(isTls: boolean, zeroShare: number): Promise<Speed> {
@@ -65,25 +58,8 @@ async function measureSender(isTls: boolean, zeroShare: number): Promise<Speed> 
   }
 }
 
-/** One measurement in a process of its own, so that memory is that of one sender. */
-async function inOwnProcess(isTls: boolean, zeroShare: number): Promise<Speed> {
-  return firstMessage<Speed>(startProcess("sender.ts", String(isTls), String(zeroShare)));
-}
-
-export async function bench(): Promise<string> {
-  const rows = [["sender, 2 GiB of guest memory", "GB/s per core", "GB/s by the clock", "memory MB"]];
-  const cases = [
-    ["plain TCP, all pages literal", false, 0],
-    ["TLS, all pages literal", true, 0],
-    ["TLS, 60 % zero pages", true, 0.6],
-  ] as const;
-  for (let run = 0; run < RUNS; run++) {
-    for (const [name, isTls, zeroShare] of cases) {
-      const { perCore, wall, rssBytes } = await inOwnProcess(isTls, zeroShare);
-      rows.push([name, perCore.toFixed(2), wall.toFixed(2), (rssBytes / 1e6).toFixed(0)]);
-    }
-  }
-  return table(rows);
+export function bench(): Promise<string> {
+  return pipelineTable("sender");
 }
 
 if (import.meta.main) {

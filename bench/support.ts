@@ -89,3 +89,30 @@ export function table(rows: readonly (readonly string[])[]): string {
     )
     .join("\n");
 }
+
+/** One measurement of an end of the pipeline. */
+export interface Speed {
+  perCore: number;
+  wall: number;
+  rssBytes: number;
+}
+
+const PIPELINE_RUNS = 3;
+const PIPELINE_CASES = [
+  ["plain TCP, all pages literal", false, 0],
+  ["TLS, all pages literal", true, 0],
+  ["TLS, 60 % zero pages", true, 0.6],
+] as const;
+
+/** Measures an end of the pipeline, each run in a process of its own, so that memory is that of one end. */
+export async function pipelineTable(end: "sender" | "receiver"): Promise<string> {
+  const rows = [[`${end}, 2 GiB of guest memory`, "GB/s per core", "GB/s by the clock", "memory MB"]];
+  for (let run = 0; run < PIPELINE_RUNS; run++) {
+    for (const [name, isTls, zeroShare] of PIPELINE_CASES) {
+      const child = startProcess(`${end}.ts`, String(isTls), String(zeroShare));
+      const { perCore, wall, rssBytes } = await firstMessage<Speed>(child);
+      rows.push([name, perCore.toFixed(2), wall.toFixed(2), (rssBytes / 1e6).toFixed(0)]);
+    }
+  }
+  return table(rows);
+}

@@ -1,4 +1,5 @@
-import { GodwitError } from "../errors.ts";
+import { GodwitError, messageOf } from "../errors.ts";
+import type { MigrationEvent } from "./events.ts";
 
 type Side = "source" | "destination";
 
@@ -54,6 +55,12 @@ export function specificAdviceFor(error: unknown, side: Side): string | undefine
 }
 
 /** What to do about an error that has ended a migration. */
-export function adviceFor(error: unknown, side: Side): string {
+function adviceFor(error: unknown, side: Side): string {
   return specificAdviceFor(error, side) ?? OTHERWISE[side];
+}
+
+/** The event of an error that has ended a migration; `vm` says what it means for the VM. */
+export function errorEvent(error: unknown, vm: string, side: Side): Extract<MigrationEvent, { event: "error" }> {
+  const code = error instanceof GodwitError ? error.code : "MIGRATION_FAILED";
+  return { event: "error", code, message: messageOf(error), vm, advice: adviceFor(error, side) };
 }

@@ -7,7 +7,7 @@ import type { Address } from "../wire/address.ts";
 import type { Connection } from "../wire/connection.ts";
 import type { Message } from "../wire/messages.ts";
 import type { Security } from "../wire/transport.ts";
-import { adviceFor } from "./advice.ts";
+import { errorEvent } from "./advice.ts";
 import { AgreedDisks, type DiskOpener } from "./agreed-disks.ts";
 import type { DestinationVm } from "./destination-vm.ts";
 import { openDestinationDisks } from "./disk-readers.ts";
@@ -295,14 +295,7 @@ export class Session {
   }
 
   #report(error: unknown, vm: string): void {
-    const code = error instanceof GodwitError ? error.code : "MIGRATION_FAILED";
-    this.#options.onEvent({
-      event: "error",
-      code,
-      message: messageOf(error),
-      vm,
-      advice: adviceFor(error, "destination"),
-    });
+    this.#options.onEvent(errorEvent(error, vm, "destination"));
   }
 
   #summary(status: Status): DestinationSummary {

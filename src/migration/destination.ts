@@ -1,9 +1,9 @@
-import { GodwitError, messageOf } from "../errors.ts";
+import { type GodwitError, messageOf } from "../errors.ts";
 import { readFacts, type VmFacts } from "../qemu/facts.ts";
 import { QmpClient } from "../qemu/qmp.ts";
 import type { Connection } from "../wire/connection.ts";
 import { listen } from "../wire/transport.ts";
-import { adviceFor } from "./advice.ts";
+import { errorEvent } from "./advice.ts";
 import { type DestinationOptions, destinationIsGone, HELLO_TIMEOUT_MS, Session } from "./destination-session.ts";
 import { DestinationVm } from "./destination-vm.ts";
 import type { DestinationSummary, Status } from "./events.ts";
@@ -85,15 +85,7 @@ class Destination {
   }
 
   #report(error: unknown): void {
-    const code = error instanceof GodwitError ? error.code : "MIGRATION_FAILED";
-    const vm = "nothing was changed, no VM was taken";
-    this.#options.onEvent({
-      event: "error",
-      code,
-      message: messageOf(error),
-      vm,
-      advice: adviceFor(error, "destination"),
-    });
+    this.#options.onEvent(errorEvent(error, "nothing was changed, no VM was taken", "destination"));
   }
 
   #emptySummary(status: Status): DestinationSummary {

@@ -11,7 +11,7 @@ import { QmpClient } from "../qemu/qmp.ts";
 import type { Address } from "../wire/address.ts";
 import type { Message } from "../wire/messages.ts";
 import { connect, type Security } from "../wire/transport.ts";
-import { adviceFor } from "./advice.ts";
+import { errorEvent } from "./advice.ts";
 import { Downtime } from "./downtime.ts";
 import type { EventListener, Pages, SourceSummary, Status } from "./events.ts";
 import { assertMatch, assertPageFormat, PROGRAM, parseFacts } from "./greeting.ts";
@@ -384,8 +384,7 @@ class SourceMigration {
   }
 
   #report(error: unknown, vm: string): void {
-    const code = error instanceof GodwitError ? error.code : "MIGRATION_FAILED";
-    this.#options.onEvent({ event: "error", code, message: messageOf(error), vm, advice: adviceFor(error, "source") });
+    this.#options.onEvent(errorEvent(error, vm, "source"));
   }
 
   #summary(status: Status): SourceSummary {
