@@ -47,7 +47,11 @@ export function startGodwit(
   // It must not outlive us, however we end; nor what it leaves when it is killed.
   const argv = host.command(["setpriv", "--pdeathsig", "KILL", ...program, ...args]);
   const runtime = temporaryFolder();
-  const env = { ...process.env, XDG_RUNTIME_DIR: runtime.path };
+  const env = {
+    ...process.env,
+    XDG_RUNTIME_DIR: runtime.path,
+    GODWIT_STATE_DIR: host.stateDir ?? join(runtime.path, "state"),
+  };
   const child = spawn(argv[0]!, argv.slice(1), { stdio: ["ignore", "pipe", "pipe"], env });
   const events: MigrationEvent[] = [];
   const waiting = new Set<() => void>();

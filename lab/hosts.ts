@@ -1,4 +1,4 @@
-import { namespaceName, removeNamespace } from "./leftovers.ts";
+import { namespaceName, removeNamespace, temporaryFolder } from "./leftovers.ts";
 import { run } from "./run.ts";
 
 /** A place to run programs in, with an address of its own where the lab may make one. */
@@ -6,6 +6,8 @@ export interface Host {
   readonly name: string;
   /** Where the other host reaches this one. */
   readonly address: string;
+  /** godwit's state folder there; undefined: each command gets one of its own. */
+  readonly stateDir?: string;
   /** The command that runs `argv` on this host. */
   command(argv: readonly string[]): string[];
 }
@@ -57,7 +59,11 @@ const INTERFACE = "link0";
 async function isolatedHosts(): Promise<Hosts> {
   if (process.getuid?.() !== 0) throw new Error("network namespaces need root");
   const names = [namespaceName("source"), namespaceName("destination")] as const;
-  const close = async () => names.forEach(removeNamespace); // the veth pair goes with them
+  const states = names.map(temporaryFolder);
+  const close = async () => {
+    names.forEach(removeNamespace); // the veth pair goes with them
+    for (const state of states) state[Symbol.dispose]();
+  };
   try {
     for (const name of names) await run(["ip", "netns", "add", name]);
     const peer = ["peer", "name", INTERFACE, "netns", names[1]];
@@ -77,6 +83,7 @@ async function isolatedHosts(): Promise<Hosts> {
   const [source, destination] = names.map((name, i) => ({
     name,
     address: ADDRESSES[i]!,
+    stateDir: states[i]!.path,
     command: (argv: readonly string[]) => ["ip", "netns", "exec", name, ...argv],
   })) as [Host, Host];
   return { source, destination, isolated: true, setRate, close, [Symbol.asyncDispose]: close };
@@ -99,7 +106,10 @@ function loopbackHosts(cause: unknown): Hosts {
   const setRate = async (bitsPerSecond: number | undefined) => {
     if (bitsPerSecond !== undefined) throw new Error("without hosts of its own, a link has no rate", { cause });
   };
-  const close = async () => {};
-  const [source, destination] = [localHost, localHost];
+  const states = [temporaryFolder(), temporaryFolder()] as const;
+  const close = async () => {
+    for (const state of states) state[Symbol.dispose]();
+  };
+  const [source, destination] = states.map(({ path }) => ({ ...localHost, stateDir: path })) as [Host, Host];
   return { source, destination, isolated: false, setRate, close, [Symbol.asyncDispose]: close };
 }

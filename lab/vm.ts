@@ -27,6 +27,8 @@ export interface VmOptions {
   readonly qemu?: QemuVersion;
   /** An alias ("q35", "pc") gets the richest CPU; a versioned type ("pc-q35-7.2") one that migrates between versions. */
   readonly machine?: string;
+  /** The same for both QEMUs of a VM that moves; default: none. */
+  readonly uuid?: string;
   readonly memoryMiB?: number;
   readonly cpus?: number;
   /** A disk image to use; default: a fresh copy of the guest's. */
@@ -156,7 +158,16 @@ export function qemuArguments(
   const file = { driver: "file", filename: options.disk };
   const disk = { driver: options.diskFormat ?? "raw", "node-name": "disk0", file };
   return [
-    ...["-name", name, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
+    ...[
+      "-name",
+      name,
+      ...(options.uuid ? ["-uuid", options.uuid] : []),
+      "-nodefaults",
+      "-no-user-config",
+      "-display",
+      "none",
+      "-no-reboot",
+    ],
     ...["-machine", machine, ...acceleratorArguments(accelerator), "-cpu", cpuModel(machine)],
     ...["-m", `${memoryMiB}`, "-smp", `${cpus}`],
     ...["-device", "VGA", "-device", "virtio-rng-pci"],

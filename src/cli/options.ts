@@ -28,6 +28,12 @@ export const jsonOption = () => new Option("--json", "write JSON events, one a l
 export const allowOlderQemuOption = () =>
   new Option("--allow-older-qemu", "let the VM go to a QEMU older than its own, which may fail");
 
+export const stateDirOption = () =>
+  new Option(
+    "--state-dir <folder>",
+    "what this host keeps: indexes and checkpoints (default: $GODWIT_STATE_DIR, else /var/lib/godwit for root, $XDG_STATE_HOME/godwit for others)",
+  );
+
 export const maxBandwidthOption = () =>
   new Option("--max-bandwidth <rate>", "limit for the link while the guest runs: 60M, 60MB, 500Mbit").argParser(
     parseRate,

@@ -139,6 +139,15 @@ function versionText({ qemuVersion: { major, minor, micro } }: VmFacts): string 
   return `${major}.${minor}.${micro}`;
 }
 
+/**
+ * What tells this VM from all others of a host, and stays the same wherever it runs: its UUID, else its name; null if it has
+ * neither.
+ */
+export function identityOf({ uuid, name }: Pick<VmFacts, "uuid" | "name">): string | null {
+  if (isSet(uuid)) return `uuid:${uuid.toLowerCase()}`;
+  return name ? `name:${name}` : null;
+}
+
 /** No UUID was set if all of it is zero (qemu_uuid_set, system/vl.c). */
 function isSet(uuid: string): boolean {
   return /[1-9a-f]/i.test(uuid);

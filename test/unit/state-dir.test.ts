@@ -1,0 +1,37 @@
+import { mkdtempSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { identityOf } from "../../src/qemu/facts.ts";
+import { openStateFolder, stateDirOf } from "../../src/store/state-dir.ts";
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "godwit-state-"));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+test("the state folder is the one asked for, else the environment's, else the system's", () => {
+  expect(stateDirOf("/a", { GODWIT_STATE_DIR: "/b" })).toBe("/a");
+  expect(stateDirOf(undefined, { GODWIT_STATE_DIR: "/b" })).toBe("/b");
+  const system = stateDirOf(undefined, { XDG_STATE_HOME: "/x" });
+  expect(system).toBe(process.getuid?.() === 0 ? "/var/lib/godwit" : "/x/godwit");
+});
+
+test("only the owner can enter it", async () => {
+  const path = await openStateFolder(join(folder, "state"), "indexes");
+  for (const each of [path, join(folder, "state")]) expect(statSync(each).mode & 0o777).toBe(0o700);
+});
+
+test("a state folder that can't be made is said to be one", async () => {
+  await expect(openStateFolder("/dev/null/godwit", "indexes")).rejects.toMatchObject({ code: "STORE_STATE_DIR" });
+});
+
+test("a VM is known by its UUID, else by its name", () => {
+  const none = "00000000-0000-0000-0000-000000000000";
+  expect(identityOf({ uuid: "0A000000-0000-0000-0000-000000000000", name: "vm" })).toBe(
+    "uuid:0a000000-0000-0000-0000-000000000000",
+  );
+  expect(identityOf({ uuid: none, name: "vm" })).toBe("name:vm");
+  expect(identityOf({ uuid: none, name: null })).toBeNull();
+});
