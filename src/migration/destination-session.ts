@@ -10,6 +10,7 @@ import type { Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
 import { AgreedDisks, type DiskOpener } from "./agreed-disks.ts";
 import type { DestinationVm } from "./destination-vm.ts";
+import { type DiskPaths, disksAt } from "./disk-paths.ts";
 import { openDestinationDisks } from "./disk-readers.ts";
 import type { DestinationSummary, EventListener, Status } from "./events.ts";
 import { assertMatch, assertPageFormat, PROGRAM, parseFacts } from "./greeting.ts";
@@ -34,6 +35,8 @@ export interface DestinationOptions {
   once?: boolean;
   /** Lets a VM come from a QEMU newer than ours. */
   allowOlderQemu?: boolean;
+  /** Where disks are to be read instead of where QEMU says. */
+  diskPaths?: DiskPaths | undefined;
   /** How disks are opened that pages may be read from; default: openDestinationDisks. */
   openDisks?: DiskOpener;
   signal?: AbortSignal;
@@ -158,7 +161,8 @@ export class Session {
 
   /** Opens what the source refers to and stands here too; returns the ids of those disks. */
   async #openDisks({ disks: wanted, tagKey }: Hello): Promise<string[]> {
-    this.#disks = AgreedDisks.open(this.#qmp, wanted, this.#options.openDisks ?? openDestinationDisks);
+    const { openDisks = openDestinationDisks, diskPaths = new Map() } = this.#options;
+    this.#disks = AgreedDisks.open(this.#qmp, wanted, (qmp, disks) => openDisks(qmp, disksAt(disks, diskPaths)));
     const { disks, missing } = await this.#disks;
     if (missing !== null)
       this.#warn(`pages that stand on a disk are sent all the same, as it can't be read here: ${missing}`);

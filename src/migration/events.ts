@@ -1,6 +1,7 @@
 import type { FormCounts } from "../compact/encoder.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import type { Codec } from "../wire/messages.ts";
+import type { DiskIndexSummary } from "./source-disks.ts";
 
 /** How a migration can end. docs/commands.md says what each means for the VM, and its exit code. */
 export type Status =
@@ -72,6 +73,7 @@ export interface SourceSummary {
   pages: Pages;
   /** Of `pages.diskPages` those that the destination did not find on its disks: they were sent whole after all. */
   nackedPages: number;
+  diskIndex: DiskIndexSummary;
   bodies: Record<Codec, number>;
   roundTripMs: number | null;
 }

@@ -50,6 +50,7 @@ const summary: SourceSummary = {
   memoryBytes: 256 * MIB,
   pages: { zeroPages: 34_451, diskPages: 30_000, literalPages: 18_068, blankPages: 0, rawPages: 82 },
   nackedPages: 17,
+  diskIndex: { knownBlocks: 65_000, readBytes: 4 * MIB, readMs: 2 },
   bodies: { none: 3, zstd: 700 },
   roundTripMs: 0.4,
 };
