@@ -1,15 +1,18 @@
 import { Command } from "commander";
 import { migrateToPeer } from "../migration/source.ts";
+import { stateDirOf } from "../store/state-dir.ts";
 import type { Address } from "../wire/address.ts";
 import { EXIT_CODES_HELP } from "./exit-codes.ts";
 import {
   addressOption,
   allowOlderQemuOption,
   type CommonOptions,
+  diskOption,
   jsonOption,
   maxBandwidthOption,
   pskFileOption,
   qmpOption,
+  stateDirOption,
 } from "./options.ts";
 import { runToExit } from "./run.ts";
 
@@ -18,6 +21,7 @@ interface SendOptions extends CommonOptions {
   maxBandwidth?: number;
   compress: boolean;
   diskRefs: boolean;
+  stateDir?: string;
   quit?: true;
 }
 
@@ -41,6 +45,8 @@ export function sendCommand(): Command {
     .addOption(maxBandwidthOption())
     .option("--no-compress", "never compress, even where the link is the bottleneck")
     .option("--no-disk-refs", "send pages whole that stand on a disk of the VM")
+    .addOption(diskOption())
+    .addOption(stateDirOption())
     .addOption(allowOlderQemuOption())
     .option("--quit", "end the source QEMU once the VM is at the destination")
     .addHelpText("after", HELP)
@@ -61,6 +67,8 @@ function send(options: SendOptions): Promise<never> {
       maxBytesPerSecond: options.maxBandwidth,
       codec: options.compress ? "auto" : "none",
       diskReferences: options.diskRefs,
+      diskPaths: options.disk,
+      stateDir: stateDirOf(options.stateDir),
       allowOlderQemu: options.allowOlderQemu ?? false,
       quit: options.quit ?? false,
     }),
