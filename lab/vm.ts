@@ -13,8 +13,8 @@ import { type QemuVersion, qemuCommand } from "./qemus.ts";
 export interface Load {
   readonly mib: number;
   readonly pagesPerSecond: number;
-  /** One word of a page is changed, or the whole page gets new random contents. */
-  readonly pattern: "word" | "random";
+  /** One word of a page of random contents is changed, the whole page gets new ones, or one word of a page of zeros is changed. */
+  readonly pattern: "word" | "random" | "sparse";
   /** Writing goes on and off; without it, it is always on. */
   readonly phases?: { readonly onMs: number; readonly offMs: number };
 }
