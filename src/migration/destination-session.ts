@@ -144,6 +144,8 @@ export class Session {
       features: [],
       vm: this.#facts,
       disks,
+      checkpoints: [],
+      cachePages: 0,
       rawOffset: 0,
       windowBytes: WINDOW_BYTES,
     });

@@ -59,7 +59,11 @@ export class Peer {
     this.closed.catch(() => {});
     connection.receive((chunk) => {
       this.#heardAtMs = performance.now();
-      if (!this.#reader.push(chunk)) connection.pause();
+      try {
+        if (!this.#reader.push(chunk)) connection.pause();
+      } catch (error) {
+        this.#drop(error as GodwitError);
+      }
     });
   }
 
@@ -129,6 +133,19 @@ export class Peer {
   destroy(): void {
     clearInterval(this.#pulse);
     this.#connection.destroy();
+  }
+
+  /** What it sent is nothing to go on with. During the greeting it is told so: it may be of another version. */
+  #drop(error: GodwitError): void {
+    this.#connection.pause();
+    try {
+      this.#order.sent("REFUSE");
+    } catch {
+      return this.#connection.destroy(error);
+    }
+    const refusal = encodeMessage({ type: "REFUSE", code: error.code, message: error.message });
+    this.#connection.write([refusal], () => this.#connection.destroy(error));
+    setTimeout(() => this.#connection.destroy(error), GOODBYE_MS).unref();
   }
 
   #onMessage(message: Message): void {

@@ -155,6 +155,8 @@ class SourceMigration {
       features: [],
       vm,
       disks: this.#disks.ids,
+      checkpointPages: 0,
+      cachePages: 0,
       tagKey: Buffer.from(this.#disks.tagKey).toString("hex"),
     });
     const welcome = await this.#failure.or(
