@@ -1,19 +1,10 @@
 import { HEADER_BYTES, PAGE_RECORD_BYTES } from "../stream/format.ts";
+import type { PlaceFound } from "./encoder.ts";
+import { DISK } from "./limits.ts";
 import { MAX_LOOKUPS, type PageIndex } from "./page-index.ts";
 import { NOT_FOUND, type PageKernels, TAG_BYTES } from "./page-kernels.ts";
 import { RUN_TAGS_BYTES, RunTags } from "./run-tags.ts";
 import { XXH3_SECRET_BYTES } from "./xxh3-secret.ts";
-
-/** Consecutive page records whose contents stand in consecutive blocks of a disk. */
-export interface DiskRun {
-  /** Its first record, counted from the first one that was looked at. */
-  readonly record: number;
-  readonly count: number;
-  /** The disk's place in WELCOME's list. */
-  readonly disk: number;
-  readonly block: number;
-  readonly tag: Uint8Array;
-}
 
 /**
  * Pages of a run at most. A block that has changed costs all of its run, and a longer one saves next to nothing more: a token is
@@ -75,8 +66,8 @@ export class DiskMatcher {
   }
 
   /** The runs among `records` literal page records that stand from address `from` on, in order. */
-  match(from: number, records: number): DiskRun[] {
-    const runs: DiskRun[] = [];
+  match(from: number, records: number): PlaceFound[] {
+    const runs: PlaceFound[] = [];
     for (let at = 0; at < records; at += MAX_LOOKUPS) {
       const count = Math.min(records - at, MAX_LOOKUPS);
       const content = from + at * PAGE_RECORD_BYTES + HEADER_BYTES;
@@ -100,8 +91,8 @@ export class DiskMatcher {
   }
 
   /** What was found, consecutive blocks of a disk put together. */
-  #runs(count: number): Omit<DiskRun, "tag">[] {
-    const runs: Omit<DiskRun, "tag">[] = [];
+  #runs(count: number): Omit<PlaceFound, "tag">[] {
+    const runs: Omit<PlaceFound, "tag">[] = [];
     for (let record = 0; record < count; ) {
       const number = this.#found[record]!;
       const disk = number === NOT_FOUND ? -1 : this.#diskOf(number);
@@ -113,7 +104,7 @@ export class DiskMatcher {
       const maxPages = Math.min(count - record, end - number, RUN_PAGES);
       let pages = 1;
       while (pages < maxPages && this.#found[record + pages] === number + pages) pages++;
-      runs.push({ record, count: pages, disk, block: number - this.#firstBlocks[disk]! });
+      runs.push({ record, count: pages, kind: DISK, source: disk, block: number - this.#firstBlocks[disk]! });
       record += pages;
     }
     return runs;

@@ -1,4 +1,4 @@
-import type { DiskRun } from "../compact/decoder.ts";
+import type { PlaceRun } from "../compact/decoder.ts";
 import { TAG_BYTES } from "../compact/page-kernels.ts";
 import type { RunTags } from "../compact/run-tags.ts";
 import type { GodwitError } from "../errors.ts";
@@ -34,11 +34,11 @@ export class DiskPages {
    *
    * @returns the runs that could not be read, or whose contents are not what was meant
    */
-  async fill(runs: readonly DiskRun[]): Promise<DiskRun[]> {
-    const bad = new Set<DiskRun>();
+  async fill(runs: readonly PlaceRun[]): Promise<PlaceRun[]> {
+    const bad = new Set<PlaceRun>();
     await Promise.all(
       this.#disks.map(async (reader, disk) => {
-        const own = runs.filter((run) => run.disk === disk);
+        const own = runs.filter((run) => run.source === disk);
         const failures = await readBatch(reader, own.map(this.#readOf));
         failures.forEach((failure, index) => {
           if (failure === undefined) return;
@@ -51,14 +51,14 @@ export class DiskPages {
     return [...bad];
   }
 
-  readonly #readOf = ({ block, count, address }: DiskRun): BatchRead => {
+  readonly #readOf = ({ block, count, address }: PlaceRun): BatchRead => {
     const targets: Uint8Array[] = [];
     for (let at = address + HEADER_BYTES; targets.length < count; at += PAGE_RECORD_BYTES)
       targets.push(this.#memory.subarray(at, at + PAGE_BYTES));
     return { offsetBytes: block * PAGE_BYTES, targets };
   };
 
-  #mismatches(runs: readonly DiskRun[]): DiskRun[] {
+  #mismatches(runs: readonly PlaceRun[]): PlaceRun[] {
     const pageRuns = runs.map(({ address, count }) => ({ address: address + HEADER_BYTES, count }));
     const tags = this.#tags.tag(pageRuns, PAGE_RECORD_BYTES);
     return runs.filter(({ tag }, index) => {

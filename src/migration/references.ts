@@ -1,5 +1,5 @@
-import type { DiskMatcher, DiskRun } from "../compact/disk-matcher.ts";
-import type { References } from "../compact/encoder.ts";
+import type { DiskMatcher } from "../compact/disk-matcher.ts";
+import type { PlaceFound, References } from "../compact/encoder.ts";
 import { GodwitError } from "../errors.ts";
 import { PAGE_RECORD_BYTES } from "../stream/format.ts";
 import type { RepairHeader } from "../wire/messages.ts";
@@ -43,12 +43,12 @@ export class DiskReferences implements References {
     return this.#nackedPages;
   }
 
-  match(from: number, records: number): readonly DiskRun[] {
+  match(from: number, records: number): readonly PlaceFound[] {
     return this.#matcher.match(from, records);
   }
 
-  referred(rawOffset: number, { disk, count }: DiskRun): void {
-    this.#referred.set(rawOffset, { disk, pages: count, hasFailed: false });
+  referred(rawOffset: number, { source, count }: PlaceFound): void {
+    this.#referred.set(rawOffset, { disk: source, pages: count, hasFailed: false });
   }
 
   /**

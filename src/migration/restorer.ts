@@ -1,4 +1,4 @@
-import { BodyDecoder, type DecodedCounts, type DiskRun } from "../compact/decoder.ts";
+import { BodyDecoder, type DecodedCounts, type PlaceRun } from "../compact/decoder.ts";
 import { RUN_TAGS_BYTES, RunTags } from "../compact/run-tags.ts";
 import type { GodwitError } from "../errors.ts";
 import type { DiskReader } from "../store/disk-reader.ts";
@@ -99,13 +99,13 @@ export class Restorer {
    */
   restore(header: DataHeader, body: Uint8Array, output: number): Uint8Array | Promise<Uint8Array> {
     const { tokenBytes, rawBytes, rawOffset } = header;
-    const { bytes, diskRuns } = this.#decoder.decode(body, tokenBytes, rawBytes, this.#kernels.bytes, output);
-    if (diskRuns.length === 0) return bytes;
-    return this.#fill(diskRuns, rawOffset - output).then(() => bytes);
+    const { bytes, placeRuns } = this.#decoder.decode(body, tokenBytes, rawBytes, this.#kernels.bytes, output);
+    if (placeRuns.length === 0) return bytes;
+    return this.#fill(placeRuns, rawOffset - output).then(() => bytes);
   }
 
   /** @param shift from addresses to raw offsets */
-  async #fill(runs: readonly DiskRun[], shift: number): Promise<void> {
+  async #fill(runs: readonly PlaceRun[], shift: number): Promise<void> {
     const bad = await this.#diskPages!.fill(runs);
     if (this.#isStopped || bad.length === 0) return;
     const repairs = bad.map(({ address, count }) => {

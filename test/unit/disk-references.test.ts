@@ -1,8 +1,9 @@
 import { randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { DISK_MATCHER_BYTES, DiskMatcher, type DiskRun } from "../../src/compact/disk-matcher.ts";
-import { BatchEncoder, type FormCounts } from "../../src/compact/encoder.ts";
+import { DISK_MATCHER_BYTES, DiskMatcher } from "../../src/compact/disk-matcher.ts";
+import { BatchEncoder, type FormCounts, type PlaceFound } from "../../src/compact/encoder.ts";
+import { DISK } from "../../src/compact/limits.ts";
 import { PageIndex } from "../../src/compact/page-index.ts";
 import { xxh3Secret } from "../../src/compact/xxh3-secret.ts";
 import { createKernels } from "../../src/migration/kernels.ts";
@@ -52,7 +53,7 @@ async function indexed(contents: readonly Uint8Array[]): Promise<DiskMatcher> {
 
 interface Sent {
   bodies: { bytes: Buffer; tokenBytes: number; rawOffset: number; rawBytes: number }[];
-  referred: { rawOffset: number; run: DiskRun }[];
+  referred: { rawOffset: number; run: PlaceFound }[];
   counts: FormCounts;
 }
 
@@ -160,7 +161,7 @@ describe("references to disks", () => {
     const numbers = Array.from({ length: 600 }, (_, i) => i + 1);
     const matcher = await indexed([pagesOf([0, 5000]), pagesOf(numbers)]);
     const sent = send(streamOf([{ at: 77, numbers }]), matcher, STREAM_BYTES);
-    expect(sent.referred.map(({ run: { count, disk, block } }) => [disk, block, count])).toEqual([
+    expect(sent.referred.map(({ run: { count, source, block } }) => [source, block, count])).toEqual([
       ...Array.from({ length: 18 }, (_, i) => [1, i * 32, 32]),
       [1, 576, 24],
     ]);
@@ -172,7 +173,7 @@ describe("references to disks", () => {
   test("do not run on from one disk to the next", async () => {
     const matcher = await indexed([pagesOf([1, 2]), pagesOf([3, 4])]);
     const { referred } = send(streamOf([{ at: 0, numbers: [1, 2, 3, 4] }]), matcher, STREAM_BYTES);
-    expect(referred.map(({ run: { count, disk, block } }) => [disk, block, count])).toEqual([
+    expect(referred.map(({ run: { count, source, block } }) => [source, block, count])).toEqual([
       [0, 0, 2],
       [1, 0, 2],
     ]);
@@ -232,7 +233,9 @@ describe("indexing a disk", () => {
 });
 
 describe("the sender's references", () => {
-  const run = (disk: number, count: number) => ({ record: 0, count, disk, block: 0, tag: new Uint8Array(16) });
+  const run = (source: number, count: number): PlaceFound => ({
+    ...{ record: 0, count, kind: DISK, source, block: 0, tag: new Uint8Array(16) },
+  });
   const bytes = (pages: number) => pages * 4104;
 
   async function references() {
