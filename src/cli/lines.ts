@@ -104,11 +104,17 @@ function downtimeText(downtimeMs: number, parts: DowntimeParts): string {
 }
 
 function pagesText({ pages, nackedPages }: SourceSummary): string {
-  const { zeroPages, diskPages, literalPages, blankPages, rawPages } = pages;
-  const disk = nackedPages > 0 ? `disk (${formatCount(nackedPages)} of them in vain)` : "disk";
-  const forms = { zero: zeroPages, [disk]: diskPages, literal: literalPages, blank: blankPages, raw: rawPages };
-  return Object.entries(forms)
+  const forms = {
+    zero: pages.zeroPages,
+    disk: pages.diskPages,
+    checkpoint: pages.checkpointPages,
+    literal: pages.literalPages,
+    blank: pages.blankPages,
+    raw: pages.rawPages,
+  };
+  const sent = Object.entries(forms)
     .filter(([form, pages]) => pages > 0 || form === "zero" || form === "literal")
     .map(([form, pages]) => `${formatCount(pages)} ${form}`)
     .join(", ");
+  return nackedPages > 0 ? `${sent}; ${formatCount(nackedPages)} referred to in vain` : sent;
 }

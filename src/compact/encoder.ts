@@ -1,15 +1,15 @@
 import type { StreamEvent, StreamHandler } from "../stream/events.ts";
 import { KIND, type Kind, PAGE_RECORD_BYTES, recordBytesOf } from "../stream/format.ts";
-import type { DiskRun } from "./disk-matcher.ts";
-import { BATCH_PAYLOAD_BYTES, BATCH_RAW_BYTES, BATCH_TOKEN_BYTES, DISK, RAW } from "./limits.ts";
+import { BATCH_PAYLOAD_BYTES, BATCH_RAW_BYTES, BATCH_TOKEN_BYTES, type CHECKPOINT, DISK, RAW } from "./limits.ts";
 import { TAG_BYTES } from "./page-kernels.ts";
 import { MAX_VARINT_BYTES, writeVarint, zigzag } from "./varint.ts";
 
 /** Pages and bytes by form, as they went into tokens. Pages that travel as raw bytes are counted apart. */
 export interface FormCounts {
   zeroPages: number;
-  /** References to disks. */
+  /** References to disks, and to checkpoints. */
   diskPages: number;
+  checkpointPages: number;
   literalPages: number;
   blankPages: number;
   /** Pages inside raw bytes: they name their ramblock or have a form that is not ours (XBZRLE, compressed). */
@@ -28,12 +28,24 @@ export interface Batch {
   pieces: Uint32Array;
 }
 
+/** Consecutive page records whose contents stand in consecutive blocks of a disk, or pages of a checkpoint. */
+export interface PlaceFound {
+  /** Its first record, counted from the first one that was looked at. */
+  readonly record: number;
+  readonly count: number;
+  readonly kind: typeof DISK | typeof CHECKPOINT;
+  /** Its place in WELCOME's list of disks, or of checkpoints. */
+  readonly source: number;
+  readonly block: number;
+  readonly tag: Uint8Array;
+}
+
 /** Finds pages that stand elsewhere. */
 export interface References {
   /** The runs among `records` literal page records that stand from address `from` on, in order. */
-  match(from: number, records: number): readonly DiskRun[];
+  match(from: number, records: number): readonly PlaceFound[];
   /** `run` goes into a token; what this regenerates begins at `rawOffset`. */
-  referred(rawOffset: number, run: DiskRun): void;
+  referred(rawOffset: number, run: PlaceFound): void;
 }
 
 /** Tokens of this many bytes always fit behind BATCH_TOKEN_BYTES. */
@@ -48,6 +60,7 @@ export class BatchEncoder implements StreamHandler {
   readonly counts: FormCounts = {
     zeroPages: 0,
     diskPages: 0,
+    checkpointPages: 0,
     literalPages: 0,
     blankPages: 0,
     rawPages: 0,
@@ -70,7 +83,8 @@ export class BatchEncoder implements StreamHandler {
   #firstPage = 0;
   #expectedPage = 0;
   /** Of the last reference in the open batch. */
-  #disk = 0;
+  #placeKind: PlaceFound["kind"] = DISK;
+  #source = 0;
   #expectedBlock = 0;
   /** Bytes that went out ahead of the parser (see `ahead`) and that it has yet to hand on. */
   #aheadBytes = 0;
@@ -119,12 +133,12 @@ export class BatchEncoder implements StreamHandler {
     this.#closeIfFull();
   }
 
-  /** Those that stand on a disk become references. */
+  /** Those that stand elsewhere become references. */
   #addLiterals(from: number, firstPage: number, records: number): void {
     let done = 0;
     for (const run of this.#references?.match(from, records) ?? []) {
       this.#addRecords(KIND.literal, from + done * PAGE_RECORD_BYTES, firstPage + done, run.record - done);
-      this.#addDiskRun(run, firstPage + run.record);
+      this.#addPlace(run, firstPage + run.record);
       done = run.record + run.count;
     }
     this.#addRecords(KIND.literal, from + done * PAGE_RECORD_BYTES, firstPage + done, records - done);
@@ -149,23 +163,26 @@ export class BatchEncoder implements StreamHandler {
   }
 
   /** A token of its own, in one batch: its tag is of the whole run. */
-  #addDiskRun(run: DiskRun, firstPage: number): void {
-    const { count, disk, block, tag } = run;
+  #addPlace(run: PlaceFound, firstPage: number): void {
+    const { count, kind, source, block, tag } = run;
     const rawBytes = count * PAGE_RECORD_BYTES;
     this.#closeRun();
     if (!this.#hasTokenRoom || this.#rawBytes + rawBytes > BATCH_RAW_BYTES) this.flush();
     this.#references?.referred(this.offset, run);
-    let at = writeVarint(this.#tokens, this.#tokenBytes, count * 16 + DISK);
+    let at = writeVarint(this.#tokens, this.#tokenBytes, count * 16 + kind);
     at = writeVarint(this.#tokens, at, zigzag(firstPage - this.#expectedPage));
-    at = writeVarint(this.#tokens, at, disk);
-    at = writeVarint(this.#tokens, at, zigzag(block - (disk === this.#disk ? this.#expectedBlock : 0)));
+    at = writeVarint(this.#tokens, at, source);
+    const isSameSource = kind === this.#placeKind && source === this.#source;
+    at = writeVarint(this.#tokens, at, zigzag(block - (isSameSource ? this.#expectedBlock : 0)));
     this.#tokens.set(tag, at);
     this.#tokenBytes = at + TAG_BYTES;
     this.#expectedPage = firstPage + count;
-    this.#disk = disk;
+    this.#placeKind = kind;
+    this.#source = source;
     this.#expectedBlock = block + count;
     this.#rawBytes += rawBytes;
-    this.counts.diskPages += count;
+    if (kind === DISK) this.counts.diskPages += count;
+    else this.counts.checkpointPages += count;
   }
 
   /**

@@ -1,11 +1,12 @@
 /** The version of docs/page-format.md that this program writes and reads. */
-export const PAGE_FORMAT = 2;
+export const PAGE_FORMAT = 3;
 
-/** Kinds 0 and 4 of docs/page-format.md; kinds 1 to 3 are KIND of src/stream/format.ts. */
+/** Kinds 0, 4 and 5 of docs/page-format.md; kinds 1 to 3 are KIND of src/stream/format.ts. */
 export const RAW = 0;
 export const DISK = 4;
-/** Pages of one disk token: what its tag is made of then fits into one page. */
-export const MAX_DISK_RUN_PAGES = 256;
+export const CHECKPOINT = 5;
+/** Pages of one token with a tag: what the tag is made of then fits into one page. */
+export const MAX_TAGGED_PAGES = 256;
 
 /**
  * Payload at which a batch is closed. zstd needs 256 KiB a call to reach its speed (docs/benchmarks.md), and at 500 Mbit/s

@@ -30,7 +30,7 @@ export interface DowntimeParts {
 }
 
 /** Pages by the form in which they were sent. */
-export type Pages = Pick<FormCounts, "zeroPages" | "diskPages" | "literalPages" | "blankPages" | "rawPages">;
+export type Pages = Omit<FormCounts, "rawBytes">;
 
 /** A view of a running migration, a few times a second. Rates are over the last second. */
 export interface Progress {
@@ -70,7 +70,7 @@ export interface SourceSummary {
   rounds: number;
   memoryBytes: number;
   pages: Pages;
-  /** Of `pages.diskPages` those that the destination did not find on its disks: they were sent whole after all. */
+  /** Of the pages of disks and checkpoints those that the destination did not find there: they were sent whole after all. */
   nackedPages: number;
   bodies: Record<Codec, number>;
   roundTripMs: number | null;
@@ -84,8 +84,9 @@ export interface DestinationSummary {
   totalMs: number;
   wireBytes: number;
   rawBytes: number;
-  /** Pages that came as references to disks, and those of them that had to be sent all the same. */
+  /** Pages that came as references to disks and checkpoints, and those of them that had to be sent all the same. */
   diskPages: number;
+  checkpointPages: number;
   nackedPages: number;
   loadMs: number | null;
   resumeMs: number | null;

@@ -22,7 +22,7 @@ function progress(changes: Partial<Progress>): MigrationEvent {
     event: "progress",
     elapsedMs: 1300,
     round: 0,
-    pages: { zeroPages: 12_000, diskPages: 0, literalPages: 8_000, blankPages: 0, rawPages: 12 },
+    pages: { zeroPages: 12_000, diskPages: 0, checkpointPages: 0, literalPages: 8_000, blankPages: 0, rawPages: 12 },
     rawBytes: 33 * MIB,
     wireBytes: 31 * MIB,
     remainingBytes: 199 * MIB,
@@ -48,7 +48,14 @@ const summary: SourceSummary = {
   rawBytes: 189 * MIB,
   rounds: 7,
   memoryBytes: 256 * MIB,
-  pages: { zeroPages: 34_451, diskPages: 30_000, literalPages: 18_068, blankPages: 0, rawPages: 82 },
+  pages: {
+    zeroPages: 34_451,
+    diskPages: 30_000,
+    checkpointPages: 512,
+    literalPages: 18_068,
+    blankPages: 0,
+    rawPages: 82,
+  },
   nackedPages: 17,
   bodies: { none: 3, zstd: 700 },
   roundTripMs: 0.4,
@@ -63,6 +70,7 @@ const destinationSummary: DestinationSummary = {
   wireBytes: 63 * MIB,
   rawBytes: 189 * MIB,
   diskPages: 0,
+  checkpointPages: 0,
   nackedPages: 0,
   loadMs: 22,
   resumeMs: 8,
@@ -219,7 +227,7 @@ describe("the log", () => {
         total     6.7 s, 7 rounds
         downtime  84 ms: residual 31 ms, transfer 12 ms, load 22 ms, hand-off 11 ms, resume 8.0 ms
         bytes     189 MiB -> 63.0 MiB on the wire (3.0 : 1)
-        memory    256 MiB, pages sent: 34,451 zero, 30,000 disk (17 of them in vain), 18,068 literal, 82 raw
+        memory    256 MiB, pages sent: 34,451 zero, 30,000 disk, 512 checkpoint, 18,068 literal, 82 raw; 17 referred to in vain
       "
     `);
   });
