@@ -1,4 +1,4 @@
-export { tagPages } from "./blake3";
+export { tagRuns } from "./blake3";
 export { applyDeltas, encodeDeltas } from "./delta";
 export { expandBlank, expandZero } from "./expand";
 export { compressLz4, decompressLz4 } from "./lz4";
