@@ -71,7 +71,7 @@ function send(stream: Uint8Array, matcher: DiskMatcher, chunkBytes: number): Sen
     undefined,
     {
       match: (from, records) => matcher.match(from, records),
-      referred: (rawOffset, run) => referred.push({ rawOffset, run }),
+      referred: (rawOffset, run) => referred.push({ rawOffset, run: run as PlaceFound }),
     },
   );
   const parser = new StreamParser(scanner, encoder);
