@@ -1,4 +1,5 @@
 import type { PlaceRun } from "../compact/decoder.ts";
+import { CHECKPOINT, DISK } from "../compact/limits.ts";
 import { TAG_BYTES } from "../compact/page-kernels.ts";
 import type { RunTags } from "../compact/run-tags.ts";
 import type { GodwitError } from "../errors.ts";
@@ -6,12 +7,25 @@ import type { DiskReader } from "../store/disk-reader.ts";
 import { type BatchRead, readBatch } from "../store/read-batch.ts";
 import { HEADER_BYTES, PAGE_BYTES, PAGE_RECORD_BYTES } from "../stream/format.ts";
 
-/** Fills page records with contents from the disks that both ends agreed on. */
-export class DiskPages {
+/** A disk or a checkpoint that references may be to. */
+export interface AgreedPlace {
+  readonly reader: DiskReader;
+  /** How many whole blocks of PAGE_BYTES it has, as both ends know. */
+  readonly blocks: number;
+}
+
+/** What both ends agreed on, in the order of WELCOME. */
+export interface AgreedPlaces {
+  readonly disks: readonly AgreedPlace[];
+  readonly checkpoints: readonly AgreedPlace[];
+}
+
+/** Fills page records with contents from disks and checkpoints. */
+export class PlacePages {
   readonly #memory: Uint8Array;
   readonly #tags: RunTags;
-  readonly #disks: readonly DiskReader[];
-  readonly #onReadError: (disk: number, error: GodwitError) => void;
+  readonly #readers: readonly { kind: PlaceRun["kind"]; source: number; reader: DiskReader }[];
+  readonly #onReadError: (reader: DiskReader, error: GodwitError) => void;
 
   /**
    * @param memory what the addresses of runs are indexes into
@@ -20,12 +34,15 @@ export class DiskPages {
   constructor(
     memory: Uint8Array,
     tags: RunTags,
-    disks: readonly DiskReader[],
-    onReadError: (disk: number, error: GodwitError) => void,
+    { disks, checkpoints }: AgreedPlaces,
+    onReadError: (reader: DiskReader, error: GodwitError) => void,
   ) {
     this.#memory = memory;
     this.#tags = tags;
-    this.#disks = disks;
+    this.#readers = [
+      ...disks.map(({ reader }, source) => ({ kind: DISK, source, reader }) as const),
+      ...checkpoints.map(({ reader }, source) => ({ kind: CHECKPOINT, source, reader }) as const),
+    ];
     this.#onReadError = onReadError;
   }
 
@@ -37,13 +54,13 @@ export class DiskPages {
   async fill(runs: readonly PlaceRun[]): Promise<PlaceRun[]> {
     const bad = new Set<PlaceRun>();
     await Promise.all(
-      this.#disks.map(async (reader, disk) => {
-        const own = runs.filter((run) => run.source === disk);
+      this.#readers.map(async ({ kind, source, reader }) => {
+        const own = runs.filter((run) => run.kind === kind && run.source === source);
         const failures = await readBatch(reader, own.map(this.#readOf));
         failures.forEach((failure, index) => {
           if (failure === undefined) return;
           bad.add(own[index]!);
-          this.#onReadError(disk, failure);
+          this.#onReadError(reader, failure);
         });
       }),
     );
