@@ -18,6 +18,7 @@ interface SendOptions extends CommonOptions {
   maxBandwidth?: number;
   compress: boolean;
   diskRefs: boolean;
+  checkpointRefs: boolean;
   quit?: true;
 }
 
@@ -41,6 +42,7 @@ export function sendCommand(): Command {
     .addOption(maxBandwidthOption())
     .option("--no-compress", "never compress, even where the link is the bottleneck")
     .option("--no-disk-refs", "send pages whole that stand on a disk of the VM")
+    .option("--no-checkpoint-refs", "send pages whole that stand in a checkpoint which the destination has kept")
     .addOption(allowOlderQemuOption())
     .option("--quit", "end the source QEMU once the VM is at the destination")
     .addHelpText("after", HELP)
@@ -61,6 +63,7 @@ function send(options: SendOptions): Promise<never> {
       maxBytesPerSecond: options.maxBandwidth,
       codec: options.compress ? "auto" : "none",
       diskReferences: options.diskRefs,
+      checkpointReferences: options.checkpointRefs,
       allowOlderQemu: options.allowOlderQemu ?? false,
       quit: options.quit ?? false,
     }),

@@ -4,7 +4,8 @@ import { GodwitError } from "../errors.ts";
 import { type DataHeader, MAX_RETURN_BYTES, type Message, type RepairHeader } from "../wire/messages.ts";
 import { BodySlots } from "./body-slots.ts";
 import { unpackBody } from "./packing.ts";
-import { type AgreedDisk, Restorer } from "./restorer.ts";
+import type { AgreedPlaces } from "./place-pages.ts";
+import { Restorer } from "./restorer.ts";
 import { WINDOW_BYTES } from "./window.ts";
 
 /**
@@ -82,7 +83,7 @@ export class StreamReceiver {
   get counts(): Readonly<DecodedCounts> {
     return this.#restorer.counts;
   }
-  /** Disk pages that were asked for again. */
+  /** Pages of disks and checkpoints that were asked for again. */
   get nackedPages(): number {
     return this.#restorer.nackedPages;
   }
@@ -91,9 +92,9 @@ export class StreamReceiver {
     return this.#lastWriteMs;
   }
 
-  /** See Restorer.useDisks. */
-  useDisks(disks: readonly AgreedDisk[], tagKey: Uint8Array, onWarning: (message: string) => void): void {
-    this.#restorer.useDisks(disks, tagKey, onWarning);
+  /** See Restorer.usePlaces. */
+  usePlaces(places: AgreedPlaces, tagKey: Uint8Array, onWarning: (message: string) => void): void {
+    this.#restorer.usePlaces(places, tagKey, onWarning);
   }
 
   /**

@@ -1,7 +1,8 @@
 import type net from "node:net";
 import { availableParallelism } from "node:os";
 import { CodecChoice } from "../compact/codec.ts";
-import { type Batch, BatchEncoder, type FormCounts } from "../compact/encoder.ts";
+import { type Batch, BatchEncoder, type FormCounts, type PlaceFound } from "../compact/encoder.ts";
+import { type IndexedPlaces, PlaceMatcher, placeMatcherBytes } from "../compact/place-matcher.ts";
 import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";
 import { StreamParser } from "../stream/parser.ts";
@@ -18,8 +19,7 @@ import { type Intake, openIntake } from "./intake.ts";
 import { createKernels } from "./kernels.ts";
 import { Pacer } from "./pacer.ts";
 import { packBody } from "./packing.ts";
-import { DiskReferences } from "./references.ts";
-import { MATCHER_BYTES, type SourceDisks } from "./source-disks.ts";
+import { PlaceReferences } from "./references.ts";
 import { RawWindow, WINDOW_MEMORY_BYTES } from "./window.ts";
 
 /** How long bytes wait for more before they are sent as a batch that is not full. */
@@ -39,6 +39,16 @@ export interface Outlet {
   writeAs(type: "DATA" | "END" | "REPAIR", chunks: readonly Uint8Array[]): void;
 }
 
+/** What pages may be sent as references to. */
+export interface Referable {
+  /** Looked in from the first to the last. */
+  readonly places: readonly IndexedPlaces[];
+  /** The key of their tags. */
+  readonly tagKey: Uint8Array;
+  /** What people call one of them. */
+  nameOf(source: Pick<PlaceFound, "kind" | "source">): string;
+}
+
 export interface SenderOptions {
   /** The largest unacknowledged raw range that the peer takes. */
   windowBytes?: number;
@@ -46,8 +56,7 @@ export interface SenderOptions {
   maxBytesPerSecond?: number | undefined;
   /** "auto" packs where the link is the bottleneck. */
   codec?: "auto" | "none";
-  /** Pages that stand on these are sent as references. */
-  disks?: SourceDisks;
+  referable?: Referable;
   /** Something costs more bytes than it might. */
   onWarning?: (message: string) => void;
   onEvent?: (event: StreamEvent) => void;
@@ -74,7 +83,7 @@ export class StreamSender {
   readonly #window: RawWindow;
   readonly #parser: StreamParser;
   readonly #encoder: BatchEncoder;
-  readonly #references: DiskReferences | undefined;
+  readonly #references: PlaceReferences | undefined;
   readonly #codecChoice: CodecChoice;
   readonly #pacer: Pacer;
   readonly #frames: Frame[] = [];
@@ -96,10 +105,19 @@ export class StreamSender {
     this.#outlet = outlet;
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
-    const kernels = createKernels(WINDOW_MEMORY_BYTES + MATCHER_BYTES);
+    const { places, tagKey } = options.referable ?? { places: [] };
+    const kernels = createKernels(WINDOW_MEMORY_BYTES + placeMatcherBytes(places.length));
     this.#window = new RawWindow(kernels, options.windowBytes);
-    const matcher = options.disks?.matcher(kernels, kernels.base + WINDOW_MEMORY_BYTES);
-    this.#references = matcher && new DiskReferences(matcher, (disk) => this.#onSwitchedOff(disk));
+    if (tagKey !== undefined && places.length > 0) {
+      const matcher = new PlaceMatcher(
+        kernels.pages,
+        kernels.bytes,
+        kernels.base + WINDOW_MEMORY_BYTES,
+        places,
+        tagKey,
+      );
+      this.#references = new PlaceReferences(matcher, (source) => this.#onSwitchedOff(source));
+    }
     this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent, this.#references);
     this.#parser = new StreamParser(kernels.scanner, this.#encoder);
     this.#codecChoice = new CodecChoice(Math.min(availableParallelism(), MAX_PACKING));
@@ -117,7 +135,7 @@ export class StreamSender {
   get counts(): Readonly<FormCounts> {
     return this.#encoder.counts;
   }
-  /** Of `counts.diskPages` those that the destination had to ask for. */
+  /** Of the references in `counts` the pages that the destination had to ask for. */
   get nackedPages(): number {
     return this.#references?.nackedPages ?? 0;
   }
@@ -183,7 +201,7 @@ export class StreamSender {
   }
 
   /**
-   * The peer could not regenerate this range from a disk. It is sent as it is, whatever waits: the destination QEMU waits for it.
+   * The peer could not regenerate this range from a disk or a checkpoint. It is sent as it is, whatever waits: the destination QEMU waits for it.
    *
    * @throws GodwitError PEER_BAD_NACK when no reference stood for it
    */
@@ -199,9 +217,9 @@ export class StreamSender {
     this.#outlet.writeAs("REPAIR", [head, ...this.#window.slices(range.rawOffset, range.rawBytes)]);
   }
 
-  #onSwitchedOff(disk: number): void {
-    const id = this.#options.disks!.idOf(disk);
-    this.#options.onWarning?.(`references to disk ${id} are switched off: the destination's disk differs`);
+  #onSwitchedOff(source: Pick<PlaceFound, "kind" | "source">): void {
+    const name = this.#options.referable!.nameOf(source);
+    this.#options.onWarning?.(`references to ${name} are switched off: most of it is not the same at the destination`);
   }
 
   /** Ends everything; the source QEMU sees its socket closed. */
@@ -305,7 +323,8 @@ export class StreamSender {
     const head = Buffer.allocUnsafe(DATA_HEADER_BYTES + batch.tokens.length);
     writeDataHeader(head, 0, { ...header, codec: "none", encodedBytes: header.bodyBytes });
     head.set(batch.tokens, DATA_HEADER_BYTES);
-    if (batch.pieces.length > 2 * MAX_PIECES) return [head, this.#gather(batch).subarray(batch.tokens.length)];
+    if (batch.hasDifferences || batch.pieces.length > 2 * MAX_PIECES)
+      return [head, this.#gather(batch).subarray(batch.tokens.length)];
     const chunks: Uint8Array[] = [head];
     for (let i = 0; i < batch.pieces.length; i += 2) {
       chunks.push(this.#window.bytes.subarray(batch.pieces[i], batch.pieces[i + 1]));

@@ -17,7 +17,16 @@ import { connect, listen } from "../../src/wire/transport.ts";
 
 const HOST = "127.0.0.1";
 const session = "0".repeat(32);
-const greeting = { session, generation: 1, program: "test", pageFormat: 2, features: [], vm: {}, disks: [] };
+const greeting = {
+  session,
+  generation: 1,
+  program: "test",
+  pageFormat: 3,
+  features: [],
+  vm: {},
+  disks: [],
+  cachePages: 0,
+};
 
 interface Pipeline extends AsyncDisposable {
   /** Stands for the source QEMU: writes the stream, reads the return path. */
@@ -52,7 +61,7 @@ async function pipeline(options: { maxBytesPerSecond?: number } = {}): Promise<P
     onConnection: (connection) => {
       const onMessage = (message: Message) => {
         if (message.type === "HELLO")
-          peer.send({ ...greeting, type: "WELCOME", rawOffset: 0, windowBytes: WINDOW_BYTES });
+          peer.send({ ...greeting, type: "WELCOME", checkpoints: [], rawOffset: 0, windowBytes: WINDOW_BYTES });
         if (message.type === "END") receiver.onEndOfStream(message.rawBytes);
       };
       const peer: Peer = new Peer(connection, "receiver", {
@@ -83,7 +92,7 @@ async function pipeline(options: { maxBytesPerSecond?: number } = {}): Promise<P
   stack.defer(() => senderPeer.destroy());
   const sender = new StreamSender(senderPeer, { ...options, onError: failure.reject });
   stack.defer(() => sender.stop());
-  senderPeer.send({ ...greeting, type: "HELLO", tagKey: "0".repeat(64) });
+  senderPeer.send({ ...greeting, type: "HELLO", checkpointPages: 0, tagKey: "0".repeat(64) });
   await welcome.promise;
   const { peer: receiverPeer, receiver } = await accepted.promise;
   stack.defer(() => receiver.stop());
