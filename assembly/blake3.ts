@@ -1,6 +1,6 @@
 import { PAGE_BYTES } from "./page";
 
-// Keyed BLAKE3 of runs of pages, cut to 128 bits (the BLAKE3 paper, section 2). Four pages at a time, whatever runs they are
+// Keyed BLAKE3 of pages and of runs of pages, cut to 128 bits (the BLAKE3 paper, section 2). Four pages at a time, whatever runs they are
 // of, one a lane: each v128 holds the same word of all four. A page is four chunks, a whole tree by itself; the trees of a
 // run's pages are then joined. src/compact/reference/blake3.ts is its plain sibling.
 
@@ -234,18 +234,47 @@ function join(scratch: usize, chains: usize, pages: u32): void {
   }
 }
 
+/** Writes what all pages are hashed with. */
+function begin(key: usize, scratch: usize): void {
+  writeSchedule(scratch + SCHEDULE);
+  v128.store(scratch, i8x16(1, 2, 3, 0, 5, 6, 7, 4, 9, 10, 11, 8, 13, 14, 15, 12), MASK);
+  for (let word: usize = 0; word < 8; word++) {
+    v128.store(scratch + KEY + word * 16, i32x4.splat(load<u32>(key + word * 4)));
+  }
+}
+
+/**
+ * Writes the keyed BLAKE3 of each of `count` pages, cut to 128 bits, to `out` (16 bytes each). `addresses` is where their
+ * addresses stand (u32 each), `key` where the 32 bytes of the key do, `scratch` 1,200 bytes to work in.
+ */
+export function tagPages(key: usize, scratch: usize, addresses: usize, count: u32, out: usize): void {
+  begin(key, scratch);
+  v128.store(scratch, i32x4.splat(0), COUNTERS);
+  v128.store(scratch, i32x4.splat(ROOT), ROOTS);
+  for (let i: u32 = 0; i < count; i += LANES) {
+    // Lanes past the end do the last page's work over again, and write its tag where it stands already.
+    const i1 = min(i + 1, count - 1), i2 = min(i + 2, count - 1), i3 = min(i + 3, count - 1);
+    store<u32>(scratch, load<u32>(addresses + (i << 2)), ADDRESSES);
+    store<u32>(scratch, load<u32>(addresses + (i1 << 2)), ADDRESSES + 4);
+    store<u32>(scratch, load<u32>(addresses + (i2 << 2)), ADDRESSES + 8);
+    store<u32>(scratch, load<u32>(addresses + (i3 << 2)), ADDRESSES + 12);
+    hashLanes(scratch);
+    const root = scratch + CHUNKS;
+    transpose(
+      v128.load(root), v128.load(root, 16), v128.load(root, 32), v128.load(root, 48),
+      out + (i << 4), out + (i1 << 4), out + (i2 << 4), out + (i3 << 4),
+    );
+  }
+}
+
 /**
  * Writes the keyed BLAKE3 of each of `count` runs of pages, cut to 128 bits, to `out` (16 bytes each). `runs` is where they
  * stand (u32 address of the first page and u32 pages each, at least one), `stride` bytes from each page to the next; `key` where the
  * 32 bytes of the key do, `scratch` 1,200 bytes to work in and 32 more for each page of all runs.
  */
 export function tagRuns(key: usize, scratch: usize, runs: usize, count: u32, stride: usize, out: usize): void {
-  writeSchedule(scratch + SCHEDULE);
-  v128.store(scratch, i8x16(1, 2, 3, 0, 5, 6, 7, 4, 9, 10, 11, 8, 13, 14, 15, 12), MASK);
-  for (let word: usize = 0; word < 8; word++) {
-    v128.store(scratch + KEY + word * 16, i32x4.splat(load<u32>(key + word * 4)));
-  }
   if (!count) return;
+  begin(key, scratch);
   // Lanes that get no page at the end read something all the same.
   v128.store(scratch, i32x4.splat(load<u32>(runs)), ADDRESSES);
   let lane: usize = 0;

@@ -1,4 +1,4 @@
-/** What tagRuns works in, and so much more for each page. */
+/** What tagPages works in; tagRuns in so much more for each page. */
 export const TAG_SCRATCH_BYTES = 1200;
 export const TAG_SCRATCH_PAGE_BYTES = 32;
 export const TAG_BYTES = 16;
@@ -25,6 +25,8 @@ export interface PageKernels {
   listNonZero(first: number, stride: number, count: number, addresses: number): number;
   /** XXH3-64 (u64 each) of pages; `secret` is where `xxh3Secret()` stands. */
   hashPages(secret: number, addresses: number, count: number, out: number): void;
+  /** Keyed BLAKE3-128 (16 bytes each) of pages. Fastest for multiples of four. */
+  tagPages(key: number, scratch: number, addresses: number, count: number, out: number): void;
   /**
    * Keyed BLAKE3-128 (16 bytes each) of runs of pages: the address of the first and how many (u32 each), `stride` bytes from
    * each to the next.
@@ -36,8 +38,12 @@ export interface PageKernels {
   insertPages(table: number, buckets: number, hashes: number, values: number, count: number): number;
   /** Differences between pages and their lengths (u32 each, 0: more than `limit`); returns the bytes written. */
   encodeDeltas(olds: number, news: number, count: number, limit: number, out: number, lengths: number): number;
+  /** How many of the differences are well formed, up to the first that is not. */
+  checkDeltas(count: number, from: number, end: number, lengths: number): number;
   /** Newer versions out of older ones; returns how many, less than `count` where a difference is malformed. */
   applyDeltas(olds: number, news: number, count: number, from: number, end: number, lengths: number): number;
+  /** Copies pages; the strides are from each to the next. */
+  copyPages(from: number, fromStride: number, to: number, toStride: number, count: number): void;
   /** LZ4 block; returns its bytes, 0 if they are more than `capacity`. */
   compressLz4(from: number, bytes: number, to: number, capacity: number, table: number): number;
   /** The bytes of an LZ4 block; returns how many, or an LZ4_ERROR. */

@@ -13,7 +13,7 @@ import { AgreedDisks, type DiskOpener } from "./agreed-disks.ts";
 import type { DestinationVm } from "./destination-vm.ts";
 import { openDestinationDisks } from "./disk-readers.ts";
 import type { DestinationSummary, EventListener, Status } from "./events.ts";
-import { assertMatch, assertPageFormat, PROGRAM, parseFacts } from "./greeting.ts";
+import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
 import { Cancelled, Failure } from "./outcome.ts";
 import { Peer } from "./peer.ts";
 import { StreamReceiver } from "./receiver.ts";
@@ -160,6 +160,7 @@ export class Session {
       peer: this.#peer.address,
       vm: theirs,
       roundTripMs: 0,
+      checkpoint: newestOf(checkpoints.offers),
     });
   }
 

@@ -1,6 +1,6 @@
 import type { FormCounts } from "../compact/encoder.ts";
 import type { VmFacts } from "../qemu/facts.ts";
-import type { Codec } from "../wire/messages.ts";
+import type { Codec, OfferedCheckpoint } from "../wire/messages.ts";
 
 /** How a migration can end. docs/commands.md says what each means for the VM, and its exit code. */
 export type Status =
@@ -92,9 +92,19 @@ export interface DestinationSummary {
   resumeMs: number | null;
 }
 
+export type KnownCheckpoint = Pick<OfferedCheckpoint, "id" | "pages" | "createdMs">;
+
 export type MigrationEvent =
   | { event: "listening"; host: string; port: number }
-  | { event: "connected"; session: string; peer: string; vm: VmFacts; roundTripMs: number }
+  | {
+      event: "connected";
+      session: string;
+      peer: string;
+      vm: VmFacts;
+      roundTripMs: number;
+      /** Of this VM, at the destination: pages that stand in it are sent as references. */
+      checkpoint: KnownCheckpoint | null;
+    }
   | { event: "started"; memoryBytes: number }
   /** A round has ended: what was sent in it. */
   | {

@@ -15,7 +15,7 @@ import { connect, type Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
 import { Downtime } from "./downtime.ts";
 import type { EventListener, Pages, SourceSummary, Status } from "./events.ts";
-import { assertMatch, assertPageFormat, PROGRAM, parseFacts } from "./greeting.ts";
+import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
 import { listenOnce } from "./listen-once.ts";
 import { Cancelled, Failure, PeerAborted, PeerRefused, withTimeout } from "./outcome.ts";
 import { Peer } from "./peer.ts";
@@ -181,7 +181,14 @@ class SourceMigration {
     const theirs = parseFacts(welcome.vm);
     assertMatch(vm, theirs, this.#options.allowOlderQemu ?? false);
     const roundTripMs = performance.now() - sentMs;
-    this.#options.onEvent({ event: "connected", session: this.#session, peer: peer.address, vm: theirs, roundTripMs });
+    this.#options.onEvent({
+      event: "connected",
+      session: this.#session,
+      peer: peer.address,
+      vm: theirs,
+      roundTripMs,
+      checkpoint: newestOf(welcome.checkpoints),
+    });
     await this.#failure.or(Promise.all([this.#disks.index(welcome.disks), this.#checkpoints.received()]));
   }
 

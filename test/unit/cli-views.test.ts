@@ -78,7 +78,7 @@ const destinationSummary: DestinationSummary = {
 
 const later = { round: 3, wwsBytes: 41 * MIB, dirtyRatePagesPerSecond: 2068 };
 const sourceEvents: MigrationEvent[] = [
-  { event: "connected", session: summary.session, peer: "10.0.0.2:7747", vm, roundTripMs: 0.41 },
+  { event: "connected", session: summary.session, peer: "10.0.0.2:7747", vm, roundTripMs: 0.41, checkpoint: null },
   { event: "started", memoryBytes: 256 * MIB },
   progress({}),
   progress({ elapsedMs: 1600, remainingBytes: 128 * MIB, expectedEndMs: null }),
@@ -95,7 +95,14 @@ const sourceEvents: MigrationEvent[] = [
 
 const destinationEvents: MigrationEvent[] = [
   { event: "listening", host: "2001:db8::2", port: 7747 },
-  { event: "connected", session: summary.session, peer: "10.0.0.1:59978", vm: { ...vm, name: null }, roundTripMs: 0 },
+  {
+    event: "connected",
+    session: summary.session,
+    peer: "10.0.0.1:59978",
+    vm: { ...vm, name: null },
+    roundTripMs: 0,
+    checkpoint: { id: "0123456789ab", pages: 18_068, createdMs: 1_790_000_000_000 },
+  },
   { event: "receiving", elapsedMs: 2500, rawBytes: 47 * MIB, wireBytes: 29 * MIB, linkBytesPerSecond: 25e6 },
   { event: "switchover", elapsedMs: 6500 },
   { event: "committed" },
@@ -236,7 +243,7 @@ describe("the log", () => {
     expect(log("destination", destinationEvents)).toMatchInlineSnapshot(`
       "
       listening on [2001:db8::2]:7747
-      connected by 10.0.0.1:59978, QEMU 10.0.2, pc-q35-10.0, 256 MiB
+      connected by 10.0.0.1:59978, QEMU 10.0.2, pc-q35-10.0, 256 MiB; a checkpoint of it here has 18,068 pages
       switchover after 6.5 s: the guest is stopped at the source
       taken over: the VM is ours
       the VM is paused at the destination, as it was at the source

@@ -22,8 +22,8 @@ type Pair = readonly [older: Uint8Array, newer: Uint8Array];
 /** What the kernels and their references both do; one suite runs over both. */
 export interface PageSibling {
   hash(pages: readonly Uint8Array[], secret: Uint8Array): bigint[];
-  /** The tag of each run of pages. */
-  tag(key: Uint8Array, runs: readonly (readonly Uint8Array[])[]): Uint8Array[];
+  tag(key: Uint8Array, pages: readonly Uint8Array[]): Uint8Array[];
+  tagRuns(key: Uint8Array, runs: readonly (readonly Uint8Array[])[]): Uint8Array[];
   createIndex(entries: number): Index;
   encodeDeltas(pairs: readonly Pair[], limit: number): (Uint8Array | undefined)[];
   /** The newer versions up to the first malformed difference. */
@@ -35,7 +35,8 @@ export interface PageSibling {
 
 const referenceSibling: PageSibling = {
   hash: (pages, secret) => pages.map((page) => xxh3(page, secret)),
-  tag: (key, runs) => runs.map((pages) => keyedBlake3(key, Buffer.concat(pages))),
+  tag: (key, pages) => pages.map((page) => keyedBlake3(key, page)),
+  tagRuns: (key, runs) => runs.map((pages) => keyedBlake3(key, Buffer.concat(pages))),
   createIndex: () => new ReferencePageIndex(),
   encodeDeltas: (pairs, limit) => pairs.map(([older, newer]) => encodeDelta(older, newer, limit)),
   applyDeltas(olds, deltas) {
@@ -84,7 +85,15 @@ const kernelSibling: PageSibling = {
       return arena.takeHashes(out, pages.length);
     }),
 
-  tag: (key, runs) =>
+  tag: (key, pages) =>
+    withKernels(({ tagPages }, arena) => {
+      const addresses = arena.placeWords(placeAll(arena, pages));
+      const out = arena.room(pages.length * TAG_BYTES);
+      tagPages(arena.place(key), arena.room(TAG_SCRATCH_BYTES), addresses, pages.length, out);
+      return pages.map((_, index) => arena.take(out + index * TAG_BYTES, TAG_BYTES));
+    }),
+
+  tagRuns: (key, runs) =>
     withKernels(({ tagRuns }, arena) => {
       const table = runs.flatMap((pages) => [placeRun(arena, pages), pages.length]);
       const out = arena.room(runs.length * TAG_BYTES);
