@@ -22,6 +22,7 @@ interface SendOptions extends CommonOptions {
   /** false: --no-compress. */
   compress: "auto" | Packing | false;
   diskRefs: boolean;
+  checkpointRefs: boolean;
   quit?: true;
 }
 
@@ -47,6 +48,7 @@ export function sendCommand(): Command {
     .option("--no-compress", "the same as --compress none")
     .addOption(threadsOption())
     .option("--no-disk-refs", "send pages whole that stand on a disk of the VM")
+    .option("--no-checkpoint-refs", "send pages whole that stand in a checkpoint which the destination has kept")
     .addOption(allowOlderQemuOption())
     .option("--quit", "end the source QEMU once the VM is at the destination")
     .addHelpText("after", HELP)
@@ -73,6 +75,7 @@ function send(options: SendOptions): Promise<never> {
       packing: options.compress || NONE,
       ...(options.threads !== undefined && { threads: options.threads }),
       diskReferences: options.diskRefs,
+      checkpointReferences: options.checkpointRefs,
       allowOlderQemu: options.allowOlderQemu ?? false,
       quit: options.quit ?? false,
     }),

@@ -1,5 +1,5 @@
 import { PAGE_BYTES } from "../stream/format.ts";
-import { MAX_DISK_RUN_PAGES } from "./limits.ts";
+import { MAX_TAGGED_PAGES } from "./limits.ts";
 import { type PageKernels, TAG_BYTES, TAG_KEY_BYTES, TAG_SCRATCH_BYTES } from "./page-kernels.ts";
 
 /** Consecutive pages that stand in memory at a stride. */
@@ -12,7 +12,7 @@ export interface PageRun {
 /** tagPages takes pages in groups of four, and a smaller group costs as much: so do runs here. */
 const GROUP_RUNS = 4;
 const ADDRESS_BYTES = 4;
-const GROUP_PAGES = GROUP_RUNS * MAX_DISK_RUN_PAGES;
+const GROUP_PAGES = GROUP_RUNS * MAX_TAGGED_PAGES;
 
 /** Kernel memory that a RunTags works in. */
 export const RUN_TAGS_BYTES =
@@ -51,7 +51,7 @@ export class RunTags {
   }
 
   /**
-   * The tags of `runs` (TAG_BYTES each), of MAX_DISK_RUN_PAGES at most, one after the other.
+   * The tags of `runs` (TAG_BYTES each), of MAX_TAGGED_PAGES at most, one after the other.
    *
    * @param strideBytes from each page to the next
    */

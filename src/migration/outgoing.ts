@@ -66,13 +66,13 @@ export class Outgoing {
     this.#enqueue({ type: "END", chunks: [encodeMessage({ type: "END", rawBytes })] });
   }
 
-  /** Header and tokens in one chunk, then the payload where it stands. */
-  #plain(sizes: Sizes, { tokens, payloadBytes, pieces }: Batch): Uint8Array[] {
+  /** Header and tokens in one chunk, then the payload where it stands, unless it is in many pieces or stands there only for now. */
+  #plain(sizes: Sizes, { tokens, payloadBytes, pieces, hasDifferences }: Batch): Uint8Array[] {
     const { bytes } = this.#options;
     const head = this.#head(sizes, "none", sizes.bodyBytes, tokens.length);
     head.set(tokens, DATA_HEADER_BYTES);
     const chunks: Uint8Array[] = [head];
-    if (pieces.length > 2 * MAX_PIECES) {
+    if (hasDifferences || pieces.length > 2 * MAX_PIECES) {
       const payload = Buffer.allocUnsafe(payloadBytes);
       gather(bytes, pieces, payload, 0);
       chunks.push(payload);

@@ -3,7 +3,8 @@ import type { DecodedCounts } from "../compact/decoder.ts";
 import { GodwitError } from "../errors.ts";
 import { type DataHeader, MAX_RETURN_BYTES, type Message, type RepairHeader } from "../wire/messages.ts";
 import { BodySlots } from "./body-slots.ts";
-import { type AgreedDisk, Restorer } from "./restorer.ts";
+import type { AgreedPlaces } from "./place-pages.ts";
+import { Restorer } from "./restorer.ts";
 import { WINDOW_BYTES } from "./window.ts";
 import { defaultThreads } from "./workers/threads.ts";
 import { type Slot, Workbench } from "./workers/workbench.ts";
@@ -98,7 +99,7 @@ export class StreamReceiver {
   get counts(): Readonly<DecodedCounts> {
     return this.#restorer.counts;
   }
-  /** Disk pages that were asked for again. */
+  /** Pages of disks and checkpoints that were asked for again. */
   get nackedPages(): number {
     return this.#restorer.nackedPages;
   }
@@ -107,9 +108,9 @@ export class StreamReceiver {
     return this.#lastWriteMs;
   }
 
-  /** See Restorer.useDisks. */
-  useDisks(disks: readonly AgreedDisk[], tagKey: Uint8Array, onWarning: (message: string) => void): void {
-    this.#restorer.useDisks(disks, tagKey, onWarning);
+  /** See Restorer.usePlaces. */
+  usePlaces(places: AgreedPlaces, tagKey: Uint8Array, onWarning: (message: string) => void): void {
+    this.#restorer.usePlaces(places, tagKey, onWarning);
   }
 
   /**

@@ -1,7 +1,8 @@
 import type net from "node:net";
 import { CodecChoice, type Packing } from "../compact/codec.ts";
-import { type Batch, BatchEncoder, type FormCounts } from "../compact/encoder.ts";
+import { type Batch, BatchEncoder, type FormCounts, type PlaceFound } from "../compact/encoder.ts";
 import { BATCH_PAYLOAD_BYTES } from "../compact/limits.ts";
+import { type IndexedPlaces, PlaceMatcher, placeMatcherBytes } from "../compact/place-matcher.ts";
 import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";
 import { StreamParser } from "../stream/parser.ts";
@@ -13,8 +14,7 @@ import { type Intake, openIntake } from "./intake.ts";
 import { createKernels } from "./kernels.ts";
 import { type CodecCounts, Outgoing } from "./outgoing.ts";
 import { Pacer } from "./pacer.ts";
-import { DiskReferences } from "./references.ts";
-import { MATCHER_BYTES, type SourceDisks } from "./source-disks.ts";
+import { PlaceReferences } from "./references.ts";
 import { RawWindow, WINDOW_MEMORY_BYTES } from "./window.ts";
 import { defaultThreads } from "./workers/threads.ts";
 import { Workbench } from "./workers/workbench.ts";
@@ -39,6 +39,16 @@ export interface Outlet {
   writeAs(type: "DATA" | "END" | "REPAIR", chunks: readonly Uint8Array[]): void;
 }
 
+/** What pages may be sent as references to. */
+export interface Referable {
+  /** Looked in from the first to the last. */
+  readonly places: readonly IndexedPlaces[];
+  /** The key of their tags. */
+  readonly tagKey: Uint8Array;
+  /** What people call one of them. */
+  nameOf(source: Pick<PlaceFound, "kind" | "source">): string;
+}
+
 export interface SenderOptions {
   /** The largest unacknowledged raw range that the peer takes. */
   windowBytes?: number;
@@ -50,8 +60,7 @@ export interface SenderOptions {
   threads?: number;
   /** The choice of packing has changed. */
   onPacking?: (packing: Packing, reason: string) => void;
-  /** Pages that stand on these are sent as references. */
-  disks?: SourceDisks;
+  referable?: Referable;
   /** Something costs more bytes than it might. */
   onWarning?: (message: string) => void;
   onEvent?: (event: StreamEvent) => void;
@@ -72,7 +81,7 @@ export class StreamSender {
   readonly #window: RawWindow;
   readonly #parser: StreamParser;
   readonly #encoder: BatchEncoder;
-  readonly #references: DiskReferences | undefined;
+  readonly #references: PlaceReferences | undefined;
   readonly #maxPacking: number;
   readonly #workbench: Workbench;
   readonly #choice: CodecChoice;
@@ -94,10 +103,19 @@ export class StreamSender {
     this.#outlet = outlet;
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
-    const kernels = createKernels(WINDOW_MEMORY_BYTES + MATCHER_BYTES);
+    const { places, tagKey } = options.referable ?? { places: [] };
+    const kernels = createKernels(WINDOW_MEMORY_BYTES + placeMatcherBytes(places.length));
     this.#window = new RawWindow(kernels, options.windowBytes);
-    const matcher = options.disks?.matcher(kernels, kernels.base + WINDOW_MEMORY_BYTES);
-    this.#references = matcher && new DiskReferences(matcher, (disk) => this.#onSwitchedOff(disk));
+    if (tagKey !== undefined && places.length > 0) {
+      const matcher = new PlaceMatcher(
+        kernels.pages,
+        kernels.bytes,
+        kernels.base + WINDOW_MEMORY_BYTES,
+        places,
+        tagKey,
+      );
+      this.#references = new PlaceReferences(matcher, (source) => this.#onSwitchedOff(source));
+    }
     this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent, this.#references);
     this.#parser = new StreamParser(kernels.scanner, this.#encoder);
     const { packing = "auto", threads = defaultThreads(), onWarning = () => {} } = options;
@@ -127,7 +145,7 @@ export class StreamSender {
   get counts(): Readonly<FormCounts> {
     return this.#encoder.counts;
   }
-  /** Of `counts.diskPages` those that the destination had to ask for. */
+  /** Of the references in `counts` the pages that the destination had to ask for. */
   get nackedPages(): number {
     return this.#references?.nackedPages ?? 0;
   }
@@ -199,7 +217,7 @@ export class StreamSender {
   }
 
   /**
-   * The peer could not regenerate this range from a disk. It is sent as it is, whatever waits: the destination QEMU waits for it.
+   * The peer could not regenerate this range from a disk or a checkpoint. It is sent as it is, whatever waits: the destination QEMU waits for it.
    *
    * @throws GodwitError PEER_BAD_NACK when no reference stood for it
    */
@@ -215,9 +233,9 @@ export class StreamSender {
     this.#outlet.writeAs("REPAIR", [head, ...this.#window.slices(range.rawOffset, range.rawBytes)]);
   }
 
-  #onSwitchedOff(disk: number): void {
-    const id = this.#options.disks!.idOf(disk);
-    this.#options.onWarning?.(`references to disk ${id} are switched off: the destination's disk differs`);
+  #onSwitchedOff(source: Pick<PlaceFound, "kind" | "source">): void {
+    const name = this.#options.referable!.nameOf(source);
+    this.#options.onWarning?.(`references to ${name} are switched off: most of it is not the same at the destination`);
   }
 
   /** Ends everything; the source QEMU sees its socket closed. */

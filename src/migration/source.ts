@@ -2,7 +2,8 @@ import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Packing } from "../compact/codec.ts";
-import { PAGE_FORMAT } from "../compact/limits.ts";
+import { DISK, PAGE_FORMAT } from "../compact/limits.ts";
+import { TAG_KEY_BYTES } from "../compact/page-kernels.ts";
 import { SwitchoverLimit } from "../control/switchover-limit.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import type { QmpEvent } from "../qemu/commands.ts";
@@ -15,13 +16,14 @@ import { connect, type Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
 import { Downtime } from "./downtime.ts";
 import type { EventListener, Pages, SourceSummary, Status } from "./events.ts";
-import { assertMatch, assertPageFormat, PROGRAM, parseFacts } from "./greeting.ts";
+import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
 import { listenOnce } from "./listen-once.ts";
 import { Cancelled, Failure, PeerAborted, PeerRefused, withTimeout } from "./outcome.ts";
 import { Peer } from "./peer.ts";
 import { ProgressMeter, pagesOf } from "./progress.ts";
 import { StreamSender } from "./sender.ts";
 import { makeSocketFolder } from "./socket-folder.ts";
+import { SourceCheckpoints } from "./source-checkpoints.ts";
 import { SourceDisks } from "./source-disks.ts";
 import { SourceVm } from "./source-vm.ts";
 
@@ -34,7 +36,14 @@ const RUNNING_TIMEOUT_MS = 60_000;
 /** How often progress is reported. */
 const PROGRESS_MS = 250;
 const NO_BODIES: SourceSummary["bodies"] = {};
-const NO_PAGES: Pages = { zeroPages: 0, diskPages: 0, literalPages: 0, blankPages: 0, rawPages: 0 };
+const NO_PAGES: Pages = {
+  zeroPages: 0,
+  diskPages: 0,
+  checkpointPages: 0,
+  literalPages: 0,
+  blankPages: 0,
+  rawPages: 0,
+};
 
 export interface SourceOptions {
   qmpPath: string;
@@ -48,6 +57,8 @@ export interface SourceOptions {
   threads?: number;
   /** Sends pages that stand on a disk of the VM as references to it; default: true. */
   diskReferences?: boolean;
+  /** Sends pages that stand in a checkpoint which the destination holds as references to it; default: true. */
+  checkpointReferences?: boolean;
   /** Lets a VM go to a QEMU older than its own. */
   allowOlderQemu?: boolean;
   /** Ends the source QEMU once the VM runs at the destination. */
@@ -83,7 +94,10 @@ class SourceMigration {
   #qmp: QmpClient | undefined;
   #vm: SourceVm | undefined;
   #peer: Peer | undefined;
+  /** Of the tags of references: drawn afresh, and unknown to the guest. */
+  readonly #tagKey = randomBytes(TAG_KEY_BYTES);
   #disks = SourceDisks.none();
+  #checkpoints = SourceCheckpoints.none();
   #sender: StreamSender | undefined;
   #meter: ProgressMeter | undefined;
   #memoryBytes = 0;
@@ -135,6 +149,7 @@ class SourceMigration {
     this.#memoryBytes = facts.memoryBytes;
     this.#qmp.onEvent((event) => this.#onQmpEvent(event));
     void this.#qmp.closed.then((error) => this.#onSourceGone(error));
+    if (this.#options.checkpointReferences ?? true) this.#checkpoints = SourceCheckpoints.of(facts.memoryBytes);
     if (this.#options.diskReferences ?? true) {
       this.#disks = SourceDisks.of(this.#qmp, (message) => this.#warn(message));
       await this.#failure.or(this.#disks.opened());
@@ -159,9 +174,9 @@ class SourceMigration {
       features: [],
       vm,
       disks: this.#disks.ids,
-      checkpointPages: 0,
+      checkpointPages: this.#checkpoints.maxPages,
       cachePages: 0,
-      tagKey: Buffer.from(this.#disks.tagKey).toString("hex"),
+      tagKey: this.#tagKey.toString("hex"),
     });
     const welcome = await this.#failure.or(
       withTimeout(this.#welcome.promise, WELCOME_TIMEOUT_MS, "the destination did not answer HELLO"),
@@ -170,8 +185,15 @@ class SourceMigration {
     const theirs = parseFacts(welcome.vm);
     assertMatch(vm, theirs, this.#options.allowOlderQemu ?? false);
     const roundTripMs = performance.now() - sentMs;
-    this.#options.onEvent({ event: "connected", session: this.#session, peer: peer.address, vm: theirs, roundTripMs });
-    await this.#failure.or(this.#disks.index(welcome.disks));
+    this.#options.onEvent({
+      event: "connected",
+      session: this.#session,
+      peer: peer.address,
+      vm: theirs,
+      roundTripMs,
+      checkpoint: newestOf(welcome.checkpoints),
+    });
+    await this.#failure.or(Promise.all([this.#disks.index(welcome.disks), this.#checkpoints.received()]));
   }
 
   /** From `migrate` until all is at the destination, loaded, and the source QEMU is stopped for good. */
@@ -186,7 +208,13 @@ class SourceMigration {
       ...(packing && { packing }),
       ...(threads !== undefined && { threads }),
       onPacking: ({ codec, level }, reason) => onEvent({ event: "codec", codec, level, reason }),
-      disks: this.#disks,
+      referable: {
+        // A checkpoint first: its pages stand in the order of memory, and do not change.
+        places: [...this.#checkpoints.places, ...this.#disks.places],
+        tagKey: this.#tagKey,
+        nameOf: ({ kind, source }) =>
+          kind === DISK ? `disk ${this.#disks.idOf(source)}` : this.#checkpoints.nameOf(source),
+      },
       onWarning: (message) => this.#warn(message),
       onError: (error) => this.#failure.report(error),
     });
@@ -361,6 +389,7 @@ class SourceMigration {
   #onMessage(message: Message): void {
     switch (message.type) {
       case "WELCOME":
+        this.#checkpoints.welcome(message.checkpoints);
         return this.#welcome.resolve(message);
       case "REFUSE":
         return this.#failure.report(new PeerRefused(message.code, message.message));
@@ -368,6 +397,8 @@ class SourceMigration {
         return this.#failure.report(new PeerAborted(message.code, message.message));
       case "ACK":
         return this.#sender?.acknowledge(message);
+      case "HASHES":
+        return this.#checkpoints.onHashes(message);
       case "NACK":
         return this.#sender?.repair(message);
       case "RETURN":

@@ -64,6 +64,11 @@ export class Backlog {
     this.#minRttMs = Math.min(this.#minRttMs, rttMs);
   }
 
+  /** All that was given to the transport so far. */
+  get sentBytes(): number {
+    return this.#sentBytes;
+  }
+
   get inFlightBytes(): number {
     return this.#sentBytes - this.#ackedBytes;
   }

@@ -7,7 +7,7 @@ import { expect, onTestFinished, test } from "vitest";
 import type { GodwitError } from "../../src/errors.ts";
 import { StreamReceiver } from "../../src/migration/receiver.ts";
 import { WINDOW_BYTES } from "../../src/migration/window.ts";
-import { PAGE_RECORD_BYTES } from "../../src/stream/format.ts";
+import { PAGE_BYTES, PAGE_RECORD_BYTES } from "../../src/stream/format.ts";
 import type { DataHeader, Message, RepairHeader } from "../../src/wire/messages.ts";
 import { blockOf, blocksOf, bodyOf, FakeDisk, type Piece, Pieces, TAG_KEY } from "./support/disk-bodies.ts";
 import { noise } from "./support/pages.ts";
@@ -44,8 +44,8 @@ class Bench {
       onError: (error) => void this.errors.push(error),
       wireBytes: () => 0,
     });
-    const disks = this.disks.map((reader, index) => ({ id: `disk${index}`, sizeBytes: reader.sizeBytes, reader }));
-    this.receiver.useDisks(disks, TAG_KEY, (message) => this.warnings.push(message));
+    const disks = this.disks.map((reader) => ({ blocks: reader.sizeBytes / PAGE_BYTES, reader }));
+    this.receiver.usePlaces({ disks, checkpoints: [] }, TAG_KEY, (message) => this.warnings.push(message));
   }
 
   static async start(): Promise<Bench> {

@@ -1,4 +1,4 @@
-import { DISK } from "../../../src/compact/limits.ts";
+import { CHECKPOINT, DISK } from "../../../src/compact/limits.ts";
 import { keyedBlake3 } from "../../../src/compact/reference/blake3.ts";
 import { writeVarint, zigzag } from "../../../src/compact/varint.ts";
 import { GodwitError } from "../../../src/errors.ts";
@@ -52,7 +52,7 @@ const NOTHING = new Uint8Array(0);
 /** Writes pieces that follow each other in one body. */
 export class Pieces {
   #expectedPage = 0;
-  #lastDisk = -1;
+  #lastSource = "";
   #expectedBlock = 0;
 
   raw(bytes: Uint8Array): Piece {
@@ -66,12 +66,28 @@ export class Pieces {
 
   /** @param meant what the source had */
   disk(firstPage: number, disk: number, block: number, meant: readonly Uint8Array[], tag?: Uint8Array): Piece {
-    const expected = disk === this.#lastDisk ? this.#expectedBlock : 0;
-    const numbers = varints(meant.length * 16 + DISK, this.#position(firstPage, meant), disk, zigzag(block - expected));
-    this.#lastDisk = disk;
+    return this.#place(DISK, firstPage, disk, block, meant, tag);
+  }
+
+  /** @param meant what the source had */
+  checkpoint(firstPage: number, checkpoint: number, page: number, meant: readonly Uint8Array[], tag?: Uint8Array) {
+    return this.#place(CHECKPOINT, firstPage, checkpoint, page, meant, tag);
+  }
+
+  #place(
+    kind: number,
+    firstPage: number,
+    source: number,
+    block: number,
+    meant: readonly Uint8Array[],
+    tag: Uint8Array = runTag(TAG_KEY, meant),
+  ): Piece {
+    const expected = `${kind} ${source}` === this.#lastSource ? this.#expectedBlock : 0;
+    const position = this.#position(firstPage, meant);
+    const numbers = varints(meant.length * 16 + kind, position, source, zigzag(block - expected));
+    this.#lastSource = `${kind} ${source}`;
     this.#expectedBlock = block + meant.length;
-    const tokens = Buffer.concat([numbers, tag ?? runTag(TAG_KEY, meant)]);
-    return { tokens, payload: NOTHING, raw: records(firstPage, meant) };
+    return { tokens: Buffer.concat([numbers, tag]), payload: NOTHING, raw: records(firstPage, meant) };
   }
 
   #position(firstPage: number, { length }: readonly Uint8Array[]): number {
