@@ -34,9 +34,12 @@ const MIN_BODY_BYTES = 2048;
 const HANDOVER_MS = 0.3;
 /** Bodies of this size and more are as good a sample as there is. */
 const FULL_SAMPLE_BYTES = 256 * 1024;
-/** Weight of the newest full sample in what is known of the pages, and in what is known of a packing. */
+/** Weight of the newest full sample in what is known of the pages, and in how one packing compares to another. */
 const WEIGHT = 0.1;
 const PROBE_WEIGHT = 0.05;
+/** And in a speed: a thread that has to wait for a core looks slow, and nothing makes it look fast. */
+const FASTER_WEIGHT = 0.1;
+const SLOWER_WEIGHT = 0.03;
 /** How often the choice is looked at. */
 export const DECIDE_MS = 100;
 /** What holds the source back for this share of the time is the bottleneck. */
@@ -87,8 +90,8 @@ export class CodecChoice {
   #reason: string;
   readonly #isFixed: boolean;
   #decidedAtMs = Number.NEGATIVE_INFINITY;
-  /** What packing has taken since. */
-  #cpuMs = 0;
+  /** How long packing what was packed since takes a core. */
+  #busyMs = 0;
   #linkBytesPerSecond = 0;
   #isLinkLimiting = false;
   #sinceProbe = 0;
@@ -130,9 +133,9 @@ export class CodecChoice {
 
   decide({ linkBytesPerSecond, linkShare, packingShare }: Conditions, nowMs: number): void {
     const threadMs = (nowMs - this.#decidedAtMs) * this.#threads;
-    const isPackingLimiting = packingShare >= LIMIT_SHARE && this.#cpuMs >= threadMs * BUSY_SHARE;
+    const isPackingLimiting = packingShare >= LIMIT_SHARE && this.#busyMs >= threadMs * BUSY_SHARE;
     this.#decidedAtMs = nowMs;
-    this.#cpuMs = 0;
+    this.#busyMs = 0;
     this.#linkBytesPerSecond = linkBytesPerSecond;
     this.#isLinkLimiting = linkShare >= LIMIT_SHARE;
     if (this.#isLinkLimiting) this.#chooseByRate(nowMs);
@@ -205,14 +208,16 @@ export class CodecChoice {
     return this.#packers.reduce((best, other) => (msOf(other) < msOf(best) ? other : best), UNPACKED);
   }
 
-  /** A body of `bodyBytes` was packed to `packedBytes` (or left as it was), which took `cpuMs` of a core. */
-  packed(packing: Packing, bodyBytes: number, packedBytes: number, cpuMs: number): void {
+  /** A body of `bodyBytes` was packed to `packedBytes` (or left as it was), in `ms`. */
+  packed(packing: Packing, bodyBytes: number, packedBytes: number, ms: number): void {
     const packer = this.#packers.find(({ codec, level }) => codec === packing.codec && level === packing.level);
-    this.#cpuMs += cpuMs;
     if (packer === undefined) return;
     const size = Math.min(1, bodyBytes / FULL_SAMPLE_BYTES);
     const ratio = packedBytes / bodyBytes;
-    packer.bytesPerSecond += ((bodyBytes / Math.max(cpuMs, 0.01)) * 1000 - packer.bytesPerSecond) * PROBE_WEIGHT * size;
+    const bytesPerSecond = (bodyBytes / Math.max(ms, 0.01)) * 1000;
+    const weight = bytesPerSecond > packer.bytesPerSecond ? FASTER_WEIGHT : SLOWER_WEIGHT;
+    packer.bytesPerSecond += (bytesPerSecond - packer.bytesPerSecond) * weight * size;
+    this.#busyMs += (bodyBytes / packer.bytesPerSecond) * 1000;
     if (packer === this.#current || this.#current === UNPACKED) {
       const sample = ratio ** (1 / packer.strength);
       this.#ratio += (sample - this.#ratio) * (this.#isMeasured ? WEIGHT * size : 1);

@@ -22,7 +22,7 @@ export interface OutgoingOptions {
   /** Queues an encoded message. */
   write: (type: "DATA" | "END", chunks: Uint8Array[]) => void;
   /** See CodecChoice.packed. */
-  onPacked: (packing: Packing, bodyBytes: number, packedBytes: number, cpuMs: number) => void;
+  onPacked: (packing: Packing, bodyBytes: number, packedBytes: number, ms: number) => void;
 }
 
 type Sizes = Omit<DataHeader, "codec" | "encodedBytes">;
@@ -100,7 +100,7 @@ export class Outgoing {
       workbench.release(slot);
       frame.chunks = [this.#head(sizes, isPacked ? packing.codec : "none", encoded.length), encoded];
       this.#writeReady();
-      onPacked(packing, bodyBytes, encoded.length, result.cpuMs);
+      onPacked(packing, bodyBytes, encoded.length, result.ms);
     });
   }
 

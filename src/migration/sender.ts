@@ -126,8 +126,8 @@ export class StreamSender {
       bytes: kernels.bytes,
       workbench: this.#workbench,
       write: (type, chunks) => this.#write(type, chunks),
-      onPacked: (packing, bodyBytes, packedBytes, cpuMs) => {
-        this.#choice.packed(packing, bodyBytes, packedBytes, cpuMs);
+      onPacked: (packing, bodyBytes, packedBytes, ms) => {
+        this.#choice.packed(packing, bodyBytes, packedBytes, ms);
         this.#resumeIfPossible();
       },
     });

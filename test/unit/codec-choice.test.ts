@@ -58,10 +58,16 @@ class Simulation {
       this.#seenBytesPerSecond =
         linkMs > packMs ? this.linkBytesPerSecond : Math.max(this.#seenBytesPerSecond, achieved);
       if (packing.codec !== "none")
-        this.choice.packed(packing, BODY_BYTES, BODY_BYTES * ratio, (BODY_BYTES * 1000) / bytesPerSecond);
+        this.choice.packed(packing, BODY_BYTES, BODY_BYTES * ratio, this.#ms(bytesPerSecond));
       this.#decide();
     }
     return this;
+  }
+
+  /** How long a thread takes for a body. One that does not get a core all of the time is now and then lucky. */
+  #ms(bytesPerSecond: number): number {
+    const isLucky = Math.round(this.bodyBytes / BODY_BYTES) % 3 === 0;
+    return (BODY_BYTES * 1000) / (bytesPerSecond * (isLucky ? 1 : this.coreShare));
   }
 
   #decide(): void {

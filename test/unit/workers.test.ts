@@ -46,8 +46,8 @@ describe.each([0, 2])("with %i threads", (threads) => {
       await fc.assert(
         fc.asyncProperty(bodies, async (body) => {
           if (body.length === 0) return;
-          const { bytes, cpuMs } = await pack(bench, one, body, packing);
-          expect(cpuMs).toBeGreaterThanOrEqual(0);
+          const { bytes, ms } = await pack(bench, one, body, packing);
+          expect(ms).toBeGreaterThanOrEqual(0);
           if (bytes === 0) return;
           expect(bytes).toBeLessThan(body.length);
           const packed = one.output.slice(0, bytes);
@@ -57,7 +57,6 @@ describe.each([0, 2])("with %i threads", (threads) => {
         { numRuns: 30 },
       );
       expect((await pack(bench, one, text, packing)).bytes).toBeGreaterThan(0);
-      expect(bench.cpuMs).toBeGreaterThan(0);
     },
   );
 

@@ -18,8 +18,8 @@ export interface BodyJob extends Packing {
 export interface BodyResult {
   /** Written from `to` on; 0 if a body does not fit when packed, or what the peer has packed can't be unpacked. */
   readonly bytes: number;
-  /** CPU time that it took. */
-  readonly cpuMs: number;
+  /** How long it took. */
+  readonly ms: number;
 }
 
 /** zlib hands out what it has made in pieces of this size: larger than the whole, it is one. */
@@ -33,10 +33,9 @@ export function zstdOptions(bytes: number, level: number): ZstdOptions {
 
 /** Does it, in whatever thread this is. */
 export function runJob(kernels: PageKernels, memory: Uint8Array, job: BodyJob): BodyResult {
-  const before = process.threadCpuUsage();
+  const startMs = performance.now();
   const bytes = job.task === "pack" ? pack(kernels, memory, job) : unpack(kernels, memory, job);
-  const { user, system } = process.threadCpuUsage(before);
-  return { bytes, cpuMs: (user + system) / 1000 };
+  return { bytes, ms: performance.now() - startMs };
 }
 
 function pack(kernels: PageKernels, memory: Uint8Array, job: BodyJob): number {

@@ -1,6 +1,7 @@
 import { Worker } from "node:worker_threads";
 import type { PageKernels } from "../../compact/page-kernels.ts";
 import { type BodyJob, type BodyResult, runJob } from "./job.ts";
+import type { WorkerAnswer } from "./worker.ts";
 
 const PROGRAM = new URL("./worker.ts", import.meta.url);
 
@@ -15,6 +16,7 @@ interface Thread {
   isOnline: boolean;
   /** What it has been given and not answered, in order. */
   readonly pending: Pending[];
+  cpuMs: number;
 }
 
 /** Threads that run jobs over one memory. Where there is none (yet, or any more), a job runs in the thread that asks. */
@@ -24,6 +26,7 @@ export class WorkerPool {
   readonly #bytes: Uint8Array;
   readonly #onWarning: (message: string) => void;
   readonly #threads: Thread[] = [];
+  /** CPU time of this thread, and of those that are gone. */
   #cpuMs = 0;
   #isStopped = false;
 
@@ -37,7 +40,7 @@ export class WorkerPool {
 
   /** CPU time that all jobs have taken. */
   get cpuMs(): number {
-    return this.#cpuMs;
+    return this.#threads.reduce((sum, { cpuMs }) => sum + cpuMs, this.#cpuMs);
   }
 
   /**
@@ -51,12 +54,15 @@ export class WorkerPool {
 
   #startThread(program: URL): void {
     const worker = new Worker(program, { workerData: { memory: this.#memory } });
-    const thread: Thread = { worker, isOnline: false, pending: [] };
+    const thread: Thread = { worker, isOnline: false, pending: [], cpuMs: 0 };
     worker.unref();
     worker.on("online", () => {
       thread.isOnline = true;
     });
-    worker.on("message", (result: BodyResult) => this.#finish(thread.pending.shift()!, result));
+    worker.on("message", (answer: WorkerAnswer) => {
+      thread.cpuMs = answer.threadCpuMs;
+      this.#finish(thread.pending.shift()!, answer);
+    });
     worker.on("error", (error) => this.#onDeath(thread, error.message));
     worker.on("exit", (code) => this.#onDeath(thread, `it ended with ${code}`));
     this.#threads.push(thread);
@@ -71,14 +77,21 @@ export class WorkerPool {
   run(job: BodyJob, done: (result: BodyResult) => void): void {
     const pending = { job, done };
     const thread = this.#leastBusy();
-    if (thread === undefined) return this.#finish(pending, runJob(this.#kernels, this.#bytes, job));
+    if (thread === undefined) return this.#runHere(pending);
     thread.pending.push(pending);
     thread.worker.postMessage(job);
+  }
+
+  #runHere(pending: Pending): void {
+    const result = runJob(this.#kernels, this.#bytes, pending.job);
+    this.#cpuMs += result.ms;
+    this.#finish(pending, result);
   }
 
   /** Ends the threads. What they were doing is never done. */
   stop(): void {
     this.#isStopped = true;
+    this.#cpuMs = this.cpuMs;
     for (const { worker } of this.#threads.splice(0)) void worker.terminate();
   }
 
@@ -92,9 +105,7 @@ export class WorkerPool {
   }
 
   #finish({ done }: Pending, result: BodyResult): void {
-    if (this.#isStopped) return;
-    this.#cpuMs += result.cpuMs;
-    done(result);
+    if (!this.#isStopped) done(result);
   }
 
   /** The memory is here, so what it was given is done by others. */
@@ -102,6 +113,7 @@ export class WorkerPool {
     const index = this.#threads.indexOf(thread);
     if (index < 0 || this.#isStopped) return;
     this.#threads.splice(index, 1);
+    this.#cpuMs += thread.cpuMs;
     this.#onWarning(`a worker thread died, the others do its work: ${why}`);
     for (const { job, done } of thread.pending.splice(0)) this.run(job, done);
   }
