@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { NONE } from "../src/compact/codec.ts";
 import { Peer } from "../src/migration/peer.ts";
 import { StreamSender } from "../src/migration/sender.ts";
 import { connect } from "../src/wire/transport.ts";
@@ -27,7 +28,7 @@ async function measureSender(isTls: boolean, workload: Workload): Promise<Speed>
       onMessage: (message) => {
         if (message.type === "WELCOME") welcome.resolve();
         if (message.type !== "ACK" || sender === undefined) return;
-        sender.acknowledge(message.rawOffset, message.wireBytes);
+        sender.acknowledge(message);
         if (sender.hasEnded && message.rawOffset === sender.rawBytes) done.resolve();
       },
     });
@@ -35,7 +36,7 @@ async function measureSender(isTls: boolean, workload: Workload): Promise<Speed>
     greetAsSender(peer);
     await welcome.promise;
     const references = workload === "disk" ? { referable: referableDisk() } : {};
-    sender = new StreamSender(peer, { codec: "none", ...references, onError: done.reject });
+    sender = new StreamSender(peer, { packing: NONE, ...references, onError: done.reject });
     const path = join(folder, "stream");
     const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(path);
     await once(server, "listening");

@@ -52,7 +52,7 @@ let rawOffset = 0;
 const connection = await connect({ host: "127.0.0.1", port: Number(port), security: security(transport === "tls") });
 const peer: Peer = new Peer(connection, "sender", {
   onMessage: (message) => {
-    if (message.type === "ACK") peer.backlog.acked(message.wireBytes, performance.now());
+    if (message.type === "ACK") peer.backlog.acked(message.wireBytes, message.receivedBytes, performance.now());
     if (message.type === "ACK" || message.type === "WELCOME") pump();
   },
 });

@@ -9,6 +9,7 @@ import {
   jsonOption,
   pskFileOption,
   qmpOption,
+  threadsOption,
 } from "./options.ts";
 import { runToExit } from "./run.ts";
 
@@ -33,6 +34,7 @@ export function receiveCommand(): Command {
     .addOption(pskFileOption())
     .addOption(jsonOption())
     .option("--once", "end after the first attempt, even if it was refused")
+    .addOption(threadsOption())
     .addOption(allowOlderQemuOption())
     .addHelpText("after", HELP)
     .action(receive);
@@ -51,6 +53,7 @@ function receive(options: ReceiveOptions): Promise<never> {
       listen: options.listen,
       once: options.once ?? false,
       allowOlderQemu: options.allowOlderQemu ?? false,
+      ...(options.threads !== undefined && { threads: options.threads }),
     }),
   );
 }

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import type { Packing } from "../compact/codec.ts";
 import { DISK, PAGE_FORMAT } from "../compact/limits.ts";
 import { TAG_KEY_BYTES } from "../compact/page-kernels.ts";
 import { SwitchoverLimit } from "../control/switchover-limit.ts";
@@ -34,6 +35,7 @@ const CONNECT_TIMEOUT_MS = 20_000;
 const RUNNING_TIMEOUT_MS = 60_000;
 /** How often progress is reported. */
 const PROGRESS_MS = 250;
+const NO_BODIES: SourceSummary["bodies"] = {};
 const NO_PAGES: Pages = {
   zeroPages: 0,
   diskPages: 0,
@@ -49,8 +51,10 @@ export interface SourceOptions {
   security: Security;
   /** Wire bytes per second at most, while the guest runs. */
   maxBytesPerSecond?: number | undefined;
-  /** "none" never compresses. */
-  codec?: "auto" | "none";
+  /** How bodies are packed; "auto", the default: by what is the bottleneck. */
+  packing?: "auto" | Packing;
+  /** Worker threads; default: the cores to spare. */
+  threads?: number;
   /** Sends pages that stand on a disk of the VM as references to it; default: true. */
   diskReferences?: boolean;
   /** Sends pages that stand in a checkpoint which the destination holds as references to it; default: true. */
@@ -194,14 +198,16 @@ class SourceMigration {
 
   /** From `migrate` until all is at the destination, loaded, and the source QEMU is stopped for good. */
   async #stream(): Promise<void> {
-    const { onEvent, maxBytesPerSecond, codec, qmpPath } = this.#options;
+    const { onEvent, maxBytesPerSecond, packing, threads, qmpPath } = this.#options;
     const [qmp, vm, peer] = [this.#qmp!, this.#vm!, this.#peer!];
     await using folder = await makeSocketFolder(qmpPath);
     await using server = await listenOnce(join(folder.path, "source.sock"));
     const sender = new StreamSender(peer, {
       windowBytes: (await this.#welcome.promise).windowBytes,
       maxBytesPerSecond,
-      codec: codec ?? "auto",
+      ...(packing && { packing }),
+      ...(threads !== undefined && { threads }),
+      onPacking: ({ codec, level }, reason) => onEvent({ event: "codec", codec, level, reason }),
       referable: {
         // A checkpoint first: its pages stand in the order of memory, and do not change.
         places: [...this.#checkpoints.places, ...this.#disks.places],
@@ -390,7 +396,7 @@ class SourceMigration {
       case "ABORT":
         return this.#failure.report(new PeerAborted(message.code, message.message));
       case "ACK":
-        return this.#sender?.acknowledge(message.rawOffset, message.wireBytes);
+        return this.#sender?.acknowledge(message);
       case "HASHES":
         return this.#checkpoints.onHashes(message);
       case "NACK":
@@ -436,7 +442,8 @@ class SourceMigration {
       memoryBytes: this.#memoryBytes,
       pages: pagesOf(this.#sender?.counts ?? NO_PAGES),
       nackedPages: this.#sender?.nackedPages ?? 0,
-      bodies: { none: 0, zstd: 0, ...this.#sender?.codecCounts },
+      bodies: this.#sender?.bodies ?? NO_BODIES,
+      packing: this.#sender?.packing ?? null,
       roundTripMs: this.#peer?.backlog.minRttMs ?? null,
     };
   }
