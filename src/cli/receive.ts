@@ -6,6 +6,7 @@ import {
   addressOption,
   allowOlderQemuOption,
   type CommonOptions,
+  deltaCacheOption,
   jsonOption,
   pskFileOption,
   qmpOption,
@@ -33,6 +34,7 @@ export function receiveCommand(): Command {
     .addOption(pskFileOption())
     .addOption(jsonOption())
     .option("--once", "end after the first attempt, even if it was refused")
+    .addOption(deltaCacheOption())
     .addOption(allowOlderQemuOption())
     .addHelpText("after", HELP)
     .action(receive);
@@ -50,6 +52,7 @@ function receive(options: ReceiveOptions): Promise<never> {
       qmpPath: options.qmp,
       listen: options.listen,
       once: options.once ?? false,
+      deltaCacheBytes: options.deltaCache,
       allowOlderQemu: options.allowOlderQemu ?? false,
     }),
   );
