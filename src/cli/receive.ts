@@ -6,6 +6,7 @@ import {
   addressOption,
   allowOlderQemuOption,
   type CommonOptions,
+  deltaCacheOption,
   jsonOption,
   pskFileOption,
   qmpOption,
@@ -35,6 +36,7 @@ export function receiveCommand(): Command {
     .addOption(jsonOption())
     .option("--once", "end after the first attempt, even if it was refused")
     .addOption(threadsOption())
+    .addOption(deltaCacheOption())
     .addOption(allowOlderQemuOption())
     .addHelpText("after", HELP)
     .action(receive);
@@ -52,6 +54,7 @@ function receive(options: ReceiveOptions): Promise<never> {
       qmpPath: options.qmp,
       listen: options.listen,
       once: options.once ?? false,
+      deltaCacheBytes: options.deltaCache,
       allowOlderQemu: options.allowOlderQemu ?? false,
       ...(options.threads !== undefined && { threads: options.threads }),
     }),
