@@ -1,5 +1,7 @@
 import { Command } from "commander";
 import { receiveFromPeer } from "../migration/destination.ts";
+import { openCheckpoints } from "../migration/open-checkpoints.ts";
+import { stateDirOf } from "../store/state-dir.ts";
 import type { Address } from "../wire/address.ts";
 import { EXIT_CODES_HELP } from "./exit-codes.ts";
 import {
@@ -9,12 +11,15 @@ import {
   jsonOption,
   pskFileOption,
   qmpOption,
+  stateDirOption,
 } from "./options.ts";
 import { runToExit } from "./run.ts";
 
 interface ReceiveOptions extends CommonOptions {
   listen: Address;
   once?: true;
+  checkpointRefs: boolean;
+  stateDir?: string;
 }
 
 const HELP = `
@@ -33,6 +38,8 @@ export function receiveCommand(): Command {
     .addOption(pskFileOption())
     .addOption(jsonOption())
     .option("--once", "end after the first attempt, even if it was refused")
+    .option("--no-checkpoint-refs", "take pages whole that stand in a checkpoint which was kept here")
+    .addOption(stateDirOption())
     .addOption(allowOlderQemuOption())
     .addHelpText("after", HELP)
     .action(receive);
@@ -50,6 +57,7 @@ function receive(options: ReceiveOptions): Promise<never> {
       qmpPath: options.qmp,
       listen: options.listen,
       once: options.once ?? false,
+      openCheckpoints: options.checkpointRefs ? () => openCheckpoints(stateDirOf(options.stateDir)) : undefined,
       allowOlderQemu: options.allowOlderQemu ?? false,
     }),
   );
