@@ -4,11 +4,12 @@ import { PAGE_BYTES } from "./page";
 // holds the same word of all four. The chaining values of two chunks are then their parent's block as they stand.
 // src/compact/reference/blake3.ts is its plain sibling.
 
-/** The scratch area: a block, the key, the chaining values of the chunks (all of four lanes), the message schedule. */
+/** The scratch area: a block, the key, the chaining values of the chunks (all of four lanes), the message schedule, a mask. */
 const BLOCK: usize = 0;
 const KEY: usize = 256;
 const CHUNKS: usize = 384;
 const SCHEDULE: usize = 896;
+const MASK: usize = 1008;
 /** Eight words of four lanes. */
 const CHAIN_BYTES: usize = 128;
 
@@ -28,18 +29,17 @@ const KEYED_HASH: u32 = 16;
 const PERMUTATION: u64 = 0x8fe95cb1d407a362;
 
 // @ts-ignore: decorator
-@inline function rotate16(x: v128): v128 {
-  return v128.shuffle<u16>(x, x, 1, 0, 3, 2, 5, 4, 7, 6);
-}
-
-// @ts-ignore: decorator
-@inline function rotate8(x: v128): v128 {
-  return v128.shuffle<u8>(x, x, 1, 2, 3, 0, 5, 6, 7, 4, 9, 10, 11, 8, 13, 14, 15, 12);
-}
-
-// @ts-ignore: decorator
 @inline function rotate(x: v128, bits: i32): v128 {
   return v128.or(i32x4.shr_u(x, bits), i32x4.shl(x, 32 - bits));
+}
+
+/**
+ * Rotates words by whole bytes. The mask has to come from memory: V8 builds a constant one anew each time, in four
+ * instructions. All of its indices are below 16, where relaxed and plain swizzle are the same, but for the plain one's check.
+ */
+// @ts-ignore: decorator
+@inline function rotateBytes(x: v128, mask: v128): v128 {
+  return i8x16.relaxed_swizzle(x, mask);
 }
 
 // @ts-ignore: decorator
@@ -65,74 +65,75 @@ function compress(scratch: usize, from: usize, block: usize, chunk: u32, flags: 
   let s8 = i32x4.splat(0x6a09e667), s9 = i32x4.splat(0xbb67ae85);
   let s10 = i32x4.splat(0x3c6ef372), s11 = i32x4.splat(0xa54ff53a);
   let s12 = i32x4.splat(chunk), s13 = i32x4.splat(0), s14 = i32x4.splat(<u32>BLOCK_BYTES), s15 = i32x4.splat(flags);
+  const mask8 = v128.load(scratch, MASK), mask16 = rotateBytes(mask8, mask8);
   let at = scratch + SCHEDULE;
   const end = at + ROUNDS * 16;
   do {
-    // The columns.
+    // The columns, one after the other: a processor looks ahead far enough, and V8 has to spill less.
     s0 = sum(s0, s4, v128.load(block + load<u8>(at)));
-    s1 = sum(s1, s5, v128.load(block + load<u8>(at, 2)));
-    s2 = sum(s2, s6, v128.load(block + load<u8>(at, 4)));
-    s3 = sum(s3, s7, v128.load(block + load<u8>(at, 6)));
-    s12 = rotate16(v128.xor(s12, s0));
-    s13 = rotate16(v128.xor(s13, s1));
-    s14 = rotate16(v128.xor(s14, s2));
-    s15 = rotate16(v128.xor(s15, s3));
+    s12 = rotateBytes(v128.xor(s12, s0), mask16);
     s8 = i32x4.add(s8, s12);
-    s9 = i32x4.add(s9, s13);
-    s10 = i32x4.add(s10, s14);
-    s11 = i32x4.add(s11, s15);
     s4 = rotate(v128.xor(s4, s8), 12);
-    s5 = rotate(v128.xor(s5, s9), 12);
-    s6 = rotate(v128.xor(s6, s10), 12);
-    s7 = rotate(v128.xor(s7, s11), 12);
     s0 = sum(s0, s4, v128.load(block + load<u8>(at, 1)));
-    s1 = sum(s1, s5, v128.load(block + load<u8>(at, 3)));
-    s2 = sum(s2, s6, v128.load(block + load<u8>(at, 5)));
-    s3 = sum(s3, s7, v128.load(block + load<u8>(at, 7)));
-    s12 = rotate8(v128.xor(s12, s0));
-    s13 = rotate8(v128.xor(s13, s1));
-    s14 = rotate8(v128.xor(s14, s2));
-    s15 = rotate8(v128.xor(s15, s3));
+    s12 = rotateBytes(v128.xor(s12, s0), mask8);
     s8 = i32x4.add(s8, s12);
-    s9 = i32x4.add(s9, s13);
-    s10 = i32x4.add(s10, s14);
-    s11 = i32x4.add(s11, s15);
     s4 = rotate(v128.xor(s4, s8), 7);
+    s1 = sum(s1, s5, v128.load(block + load<u8>(at, 2)));
+    s13 = rotateBytes(v128.xor(s13, s1), mask16);
+    s9 = i32x4.add(s9, s13);
+    s5 = rotate(v128.xor(s5, s9), 12);
+    s1 = sum(s1, s5, v128.load(block + load<u8>(at, 3)));
+    s13 = rotateBytes(v128.xor(s13, s1), mask8);
+    s9 = i32x4.add(s9, s13);
     s5 = rotate(v128.xor(s5, s9), 7);
+    s2 = sum(s2, s6, v128.load(block + load<u8>(at, 4)));
+    s14 = rotateBytes(v128.xor(s14, s2), mask16);
+    s10 = i32x4.add(s10, s14);
+    s6 = rotate(v128.xor(s6, s10), 12);
+    s2 = sum(s2, s6, v128.load(block + load<u8>(at, 5)));
+    s14 = rotateBytes(v128.xor(s14, s2), mask8);
+    s10 = i32x4.add(s10, s14);
     s6 = rotate(v128.xor(s6, s10), 7);
+    s3 = sum(s3, s7, v128.load(block + load<u8>(at, 6)));
+    s15 = rotateBytes(v128.xor(s15, s3), mask16);
+    s11 = i32x4.add(s11, s15);
+    s7 = rotate(v128.xor(s7, s11), 12);
+    s3 = sum(s3, s7, v128.load(block + load<u8>(at, 7)));
+    s15 = rotateBytes(v128.xor(s15, s3), mask8);
+    s11 = i32x4.add(s11, s15);
     s7 = rotate(v128.xor(s7, s11), 7);
     // The diagonals.
     s0 = sum(s0, s5, v128.load(block + load<u8>(at, 8)));
-    s1 = sum(s1, s6, v128.load(block + load<u8>(at, 10)));
-    s2 = sum(s2, s7, v128.load(block + load<u8>(at, 12)));
-    s3 = sum(s3, s4, v128.load(block + load<u8>(at, 14)));
-    s15 = rotate16(v128.xor(s15, s0));
-    s12 = rotate16(v128.xor(s12, s1));
-    s13 = rotate16(v128.xor(s13, s2));
-    s14 = rotate16(v128.xor(s14, s3));
+    s15 = rotateBytes(v128.xor(s15, s0), mask16);
     s10 = i32x4.add(s10, s15);
-    s11 = i32x4.add(s11, s12);
-    s8 = i32x4.add(s8, s13);
-    s9 = i32x4.add(s9, s14);
     s5 = rotate(v128.xor(s5, s10), 12);
-    s6 = rotate(v128.xor(s6, s11), 12);
-    s7 = rotate(v128.xor(s7, s8), 12);
-    s4 = rotate(v128.xor(s4, s9), 12);
     s0 = sum(s0, s5, v128.load(block + load<u8>(at, 9)));
-    s1 = sum(s1, s6, v128.load(block + load<u8>(at, 11)));
-    s2 = sum(s2, s7, v128.load(block + load<u8>(at, 13)));
-    s3 = sum(s3, s4, v128.load(block + load<u8>(at, 15)));
-    s15 = rotate8(v128.xor(s15, s0));
-    s12 = rotate8(v128.xor(s12, s1));
-    s13 = rotate8(v128.xor(s13, s2));
-    s14 = rotate8(v128.xor(s14, s3));
+    s15 = rotateBytes(v128.xor(s15, s0), mask8);
     s10 = i32x4.add(s10, s15);
-    s11 = i32x4.add(s11, s12);
-    s8 = i32x4.add(s8, s13);
-    s9 = i32x4.add(s9, s14);
     s5 = rotate(v128.xor(s5, s10), 7);
+    s1 = sum(s1, s6, v128.load(block + load<u8>(at, 10)));
+    s12 = rotateBytes(v128.xor(s12, s1), mask16);
+    s11 = i32x4.add(s11, s12);
+    s6 = rotate(v128.xor(s6, s11), 12);
+    s1 = sum(s1, s6, v128.load(block + load<u8>(at, 11)));
+    s12 = rotateBytes(v128.xor(s12, s1), mask8);
+    s11 = i32x4.add(s11, s12);
     s6 = rotate(v128.xor(s6, s11), 7);
+    s2 = sum(s2, s7, v128.load(block + load<u8>(at, 12)));
+    s13 = rotateBytes(v128.xor(s13, s2), mask16);
+    s8 = i32x4.add(s8, s13);
+    s7 = rotate(v128.xor(s7, s8), 12);
+    s2 = sum(s2, s7, v128.load(block + load<u8>(at, 13)));
+    s13 = rotateBytes(v128.xor(s13, s2), mask8);
+    s8 = i32x4.add(s8, s13);
     s7 = rotate(v128.xor(s7, s8), 7);
+    s3 = sum(s3, s4, v128.load(block + load<u8>(at, 14)));
+    s14 = rotateBytes(v128.xor(s14, s3), mask16);
+    s9 = i32x4.add(s9, s14);
+    s4 = rotate(v128.xor(s4, s9), 12);
+    s3 = sum(s3, s4, v128.load(block + load<u8>(at, 15)));
+    s14 = rotateBytes(v128.xor(s14, s3), mask8);
+    s9 = i32x4.add(s9, s14);
     s4 = rotate(v128.xor(s4, s9), 7);
     at += 16;
   } while (at != end);
@@ -190,6 +191,7 @@ function tagFour(scratch: usize, p0: usize, p1: usize, p2: usize, p3: usize): vo
  */
 export function tagPages(key: usize, scratch: usize, addresses: usize, count: u32, out: usize): void {
   writeSchedule(scratch + SCHEDULE);
+  v128.store(scratch, i8x16(1, 2, 3, 0, 5, 6, 7, 4, 9, 10, 11, 8, 13, 14, 15, 12), MASK);
   for (let word: usize = 0; word < 8; word++) {
     v128.store(scratch + KEY + word * 16, i32x4.splat(load<u32>(key + word * 4)));
   }

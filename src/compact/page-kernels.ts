@@ -32,8 +32,12 @@ export interface PageKernels {
   insertPages(table: number, buckets: number, hashes: number, values: number, count: number): number;
   /** Differences between pages and their lengths (u32 each, 0: more than `limit`); returns the bytes written. */
   encodeDeltas(olds: number, news: number, count: number, limit: number, out: number, lengths: number): number;
+  /** How many of the differences are well formed, up to the first that is not. */
+  checkDeltas(count: number, from: number, end: number, lengths: number): number;
   /** Newer versions out of older ones; returns how many, less than `count` where a difference is malformed. */
   applyDeltas(olds: number, news: number, count: number, from: number, end: number, lengths: number): number;
+  /** Copies pages; the strides are from each to the next. */
+  copyPages(from: number, fromStride: number, to: number, toStride: number, count: number): void;
   /** LZ4 block; returns its bytes, 0 if they are more than `capacity`. */
   compressLz4(from: number, bytes: number, to: number, capacity: number, table: number): number;
   /** The bytes of an LZ4 block; returns how many, or an LZ4_ERROR. */

@@ -323,7 +323,8 @@ export class StreamSender {
     const head = Buffer.allocUnsafe(DATA_HEADER_BYTES + batch.tokens.length);
     writeDataHeader(head, 0, { ...header, codec: "none", encodedBytes: header.bodyBytes });
     head.set(batch.tokens, DATA_HEADER_BYTES);
-    if (batch.pieces.length > 2 * MAX_PIECES) return [head, this.#gather(batch).subarray(batch.tokens.length)];
+    if (batch.hasDifferences || batch.pieces.length > 2 * MAX_PIECES)
+      return [head, this.#gather(batch).subarray(batch.tokens.length)];
     const chunks: Uint8Array[] = [head];
     for (let i = 0; i < batch.pieces.length; i += 2) {
       chunks.push(this.#window.bytes.subarray(batch.pieces[i], batch.pieces[i + 1]));

@@ -104,7 +104,7 @@ function send(stream: Uint8Array, matcher: PlaceMatcher, chunkBytes: number): Se
     undefined,
     {
       match: (from, records) => matcher.match(from, records),
-      referred: (rawOffset, run) => referred.push({ rawOffset, run }),
+      referred: (rawOffset, run) => referred.push({ rawOffset, run: run as PlaceFound }),
     },
   );
   const parser = new StreamParser(scanner, encoder);
