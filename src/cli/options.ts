@@ -3,6 +3,7 @@ import { parseAddress } from "../wire/address.ts";
 import { readPskFile } from "../wire/psk.ts";
 import type { Security } from "../wire/transport.ts";
 import { parseRate } from "./rate.ts";
+import { parseSize } from "./size.ts";
 
 /** What `send` and `receive` have in common. */
 export interface CommonOptions {
@@ -10,6 +11,7 @@ export interface CommonOptions {
   pskFile: string;
   json?: true;
   allowOlderQemu?: true;
+  deltaCache?: number;
 }
 
 export function qmpOption(side: "source" | "destination"): Option {
@@ -24,6 +26,12 @@ export const pskFileOption = () =>
   new Option("--psk-file <file>", "key that both ends have (godwit key makes one)").makeOptionMandatory();
 
 export const jsonOption = () => new Option("--json", "write JSON events, one a line, the summary last");
+
+export const deltaCacheOption = () =>
+  new Option(
+    "--delta-cache <size>",
+    "memory for pages that were sent, of which changes are sent later: 512M, 0 for none (default: 512M, or half of the VM's memory)",
+  ).argParser(parseSize);
 
 export const allowOlderQemuOption = () =>
   new Option("--allow-older-qemu", "let the VM go to a QEMU older than its own, which may fail");

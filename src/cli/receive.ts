@@ -8,6 +8,7 @@ import {
   addressOption,
   allowOlderQemuOption,
   type CommonOptions,
+  deltaCacheOption,
   jsonOption,
   pskFileOption,
   qmpOption,
@@ -40,6 +41,7 @@ export function receiveCommand(): Command {
     .option("--once", "end after the first attempt, even if it was refused")
     .option("--no-checkpoint-refs", "take pages whole that stand in a checkpoint which was kept here")
     .addOption(stateDirOption())
+    .addOption(deltaCacheOption())
     .addOption(allowOlderQemuOption())
     .addHelpText("after", HELP)
     .action(receive);
@@ -58,6 +60,7 @@ function receive(options: ReceiveOptions): Promise<never> {
       listen: options.listen,
       once: options.once ?? false,
       openCheckpoints: options.checkpointRefs ? () => openCheckpoints(stateDirOf(options.stateDir)) : undefined,
+      deltaCacheBytes: options.deltaCache,
       allowOlderQemu: options.allowOlderQemu ?? false,
     }),
   );

@@ -6,6 +6,7 @@ import {
   addressOption,
   allowOlderQemuOption,
   type CommonOptions,
+  deltaCacheOption,
   jsonOption,
   maxBandwidthOption,
   pskFileOption,
@@ -43,6 +44,7 @@ export function sendCommand(): Command {
     .option("--no-compress", "never compress, even where the link is the bottleneck")
     .option("--no-disk-refs", "send pages whole that stand on a disk of the VM")
     .option("--no-checkpoint-refs", "send pages whole that stand in a checkpoint which the destination has kept")
+    .addOption(deltaCacheOption())
     .addOption(allowOlderQemuOption())
     .option("--quit", "end the source QEMU once the VM is at the destination")
     .addHelpText("after", HELP)
@@ -64,6 +66,7 @@ function send(options: SendOptions): Promise<never> {
       codec: options.compress ? "auto" : "none",
       diskReferences: options.diskRefs,
       checkpointReferences: options.checkpointRefs,
+      deltaCacheBytes: options.deltaCache,
       allowOlderQemu: options.allowOlderQemu ?? false,
       quit: options.quit ?? false,
     }),

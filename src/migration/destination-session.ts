@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { cachePagesOf } from "../compact/cache-size.ts";
 import { PAGE_FORMAT } from "../compact/limits.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import type { VmFacts } from "../qemu/facts.ts";
@@ -35,6 +36,8 @@ export interface DestinationOptions {
   once?: boolean;
   /** Lets a VM come from a QEMU newer than ours. */
   allowOlderQemu?: boolean;
+  /** Memory for the page cache for deltas; default: cachePagesOf. */
+  deltaCacheBytes?: number | undefined;
   /** How disks are opened that pages may be read from; default: openDestinationDisks. */
   openDisks?: DiskOpener;
   /** The checkpoints of this host; without, pages are not read from any. */
@@ -59,6 +62,8 @@ export class Session {
   readonly #firstData = Promise.withResolvers<void>();
   readonly #switchover = Promise.withResolvers<void>();
   readonly #commit = Promise.withResolvers<{ run: boolean }>();
+  /** Slots of the page cache that there is room for here. */
+  readonly #cachePages: number;
   readonly #receiver: StreamReceiver;
   #disks: Promise<AgreedDisks> | undefined;
   #checkpoints: Promise<AgreedCheckpoints> | undefined;
@@ -81,7 +86,9 @@ export class Session {
     this.#vm = vm;
     this.#facts = facts;
     this.#startMs = startMs;
+    this.#cachePages = cachePagesOf(options.deltaCacheBytes, facts.memoryBytes);
     this.#receiver = new StreamReceiver({
+      cachePages: this.#cachePages,
       send: (message) => this.#peer.send(message),
       onRoom: () => this.#peer.onRoom(),
       onError: (error) => this.#onStreamError(error),
@@ -139,6 +146,8 @@ export class Session {
     const theirs = parseFacts(hello.vm);
     assertMatch(theirs, this.#facts, this.#options.allowOlderQemu ?? false);
     const { disks, checkpoints } = await this.#failure.or(this.#openPlaces(hello, theirs));
+    const cachePages = Math.min(hello.cachePages, this.#cachePages);
+    this.#receiver.useCache(cachePages);
     this.#peer.send({
       type: "WELCOME",
       session: hello.session,
@@ -149,7 +158,7 @@ export class Session {
       vm: this.#facts,
       disks: disks.map(({ id }) => id),
       checkpoints: checkpoints.offers,
-      cachePages: 0,
+      cachePages,
       rawOffset: 0,
       windowBytes: WINDOW_BYTES,
     });
@@ -323,6 +332,8 @@ export class Session {
       rawBytes: this.#receiver.rawBytes,
       diskPages: this.#receiver.counts.diskPages,
       checkpointPages: this.#receiver.counts.checkpointPages,
+      samePages: this.#receiver.counts.samePages,
+      deltaPages: this.#receiver.counts.deltaPages,
       nackedPages: this.#receiver.nackedPages,
       loadMs: this.#loadMs,
       resumeMs: this.#resumeMs,

@@ -17,6 +17,8 @@ const MAX_EXTRA_BYTES = 3 * WINDOW_BYTES;
 const ACK_MS = 2;
 
 export interface ReceiverOptions {
+  /** See RestorerOptions. */
+  cachePages?: number;
   /** Sends a message to the peer. */
   send: (message: Message) => void;
   /** There is room for DATA again, after `onData` returned null. */
@@ -73,7 +75,8 @@ export class StreamReceiver {
 
   constructor(options: ReceiverOptions) {
     this.#options = options;
-    this.#restorer = new Restorer({ send: options.send, onOwed: options.onRoom });
+    const { cachePages = 0, send, onRoom } = options;
+    this.#restorer = new Restorer({ cachePages, send, onOwed: onRoom });
   }
 
   /** Bytes that the destination QEMU's socket has taken. */
@@ -95,6 +98,11 @@ export class StreamReceiver {
   /** See Restorer.usePlaces. */
   usePlaces(places: AgreedPlaces, tagKey: Uint8Array, onWarning: (message: string) => void): void {
     this.#restorer.usePlaces(places, tagKey, onWarning);
+  }
+
+  /** See Restorer.useCache. */
+  useCache(slots: number): void {
+    this.#restorer.useCache(slots);
   }
 
   /**

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { cachePagesOf } from "../compact/cache-size.ts";
 import { DISK, PAGE_FORMAT } from "../compact/limits.ts";
 import { TAG_KEY_BYTES } from "../compact/page-kernels.ts";
 import { SwitchoverLimit } from "../control/switchover-limit.ts";
@@ -38,6 +39,8 @@ const NO_PAGES: Pages = {
   zeroPages: 0,
   diskPages: 0,
   checkpointPages: 0,
+  samePages: 0,
+  deltaPages: 0,
   literalPages: 0,
   blankPages: 0,
   rawPages: 0,
@@ -55,6 +58,8 @@ export interface SourceOptions {
   diskReferences?: boolean;
   /** Sends pages that stand in a checkpoint which the destination holds as references to it; default: true. */
   checkpointReferences?: boolean;
+  /** Memory for the page cache for deltas; default: cachePagesOf. */
+  deltaCacheBytes?: number | undefined;
   /** Lets a VM go to a QEMU older than its own. */
   allowOlderQemu?: boolean;
   /** Ends the source QEMU once the VM runs at the destination. */
@@ -97,6 +102,8 @@ class SourceMigration {
   #sender: StreamSender | undefined;
   #meter: ProgressMeter | undefined;
   #memoryBytes = 0;
+  /** Slots of the page cache that there is room for here. */
+  #cachePages = 0;
   #limit: SwitchoverLimit | undefined;
   /** The guest was stopped: QEMU is about to switch over. */
   #isStopped = false;
@@ -143,6 +150,7 @@ class SourceMigration {
     this.#vm = await this.#failure.or(SourceVm.open(this.#qmp));
     const facts = await this.#failure.or(readFacts(this.#qmp));
     this.#memoryBytes = facts.memoryBytes;
+    this.#cachePages = cachePagesOf(this.#options.deltaCacheBytes, facts.memoryBytes);
     this.#qmp.onEvent((event) => this.#onQmpEvent(event));
     void this.#qmp.closed.then((error) => this.#onSourceGone(error));
     if (this.#options.checkpointReferences ?? true) this.#checkpoints = SourceCheckpoints.of(facts.memoryBytes);
@@ -171,7 +179,7 @@ class SourceMigration {
       vm,
       disks: this.#disks.ids,
       checkpointPages: this.#checkpoints.maxPages,
-      cachePages: 0,
+      cachePages: this.#cachePages,
       tagKey: this.#tagKey.toString("hex"),
     });
     const welcome = await this.#failure.or(
@@ -201,8 +209,10 @@ class SourceMigration {
     const [qmp, vm, peer] = [this.#qmp!, this.#vm!, this.#peer!];
     await using folder = await makeSocketFolder(qmpPath);
     await using server = await listenOnce(join(folder.path, "source.sock"));
+    const { windowBytes, cachePages } = await this.#welcome.promise;
     const sender = new StreamSender(peer, {
-      windowBytes: (await this.#welcome.promise).windowBytes,
+      windowBytes,
+      cachePages: Math.min(cachePages, this.#cachePages),
       maxBytesPerSecond,
       codec: codec ?? "auto",
       referable: {
@@ -438,6 +448,7 @@ class SourceMigration {
       rounds: this.#meter?.rounds ?? 0,
       memoryBytes: this.#memoryBytes,
       pages: pagesOf(this.#sender?.counts ?? NO_PAGES),
+      deltaBytes: this.#sender?.counts.deltaBytes ?? 0,
       nackedPages: this.#sender?.nackedPages ?? 0,
       bodies: { none: 0, zstd: 0, ...this.#sender?.codecCounts },
       roundTripMs: this.#peer?.backlog.minRttMs ?? null,

@@ -40,11 +40,13 @@ class Bench {
 
   constructor() {
     this.receiver = new StreamReceiver({
+      cachePages: 10,
       send: (message) => void this.sent.push(message),
       onRoom: () => this.flow(),
       onError: (error) => void this.errors.push(error),
       wireBytes: () => 0,
     });
+    this.receiver.useCache(10);
     const disks = this.disks.map((reader) => ({ blocks: reader.sizeBytes / PAGE_BYTES, reader }));
     const checkpoints = [{ blocks: 900, reader: this.checkpoint }]; // as many as the sender was told of
     this.receiver.usePlaces({ disks, checkpoints }, TAG_KEY, (message) => this.warnings.push(message));
@@ -240,6 +242,21 @@ test("blocks that cannot be read: they are asked for again, and that is said onc
   await bench.expectWritten();
   expect(bench.receiver.nackedPages).toBe(5);
   expect(bench.warnings).toEqual(["a bad block; pages that stand there are sent again"]);
+});
+
+test("pages of the page cache: while disks are read, and asked for again where they are not what was meant", async () => {
+  const bench = await Bench.start();
+  bench.disks[0]!.isHeld = true;
+  const pages = blocksOf(3, 0, 2);
+  bench.send((pieces) => pieces.kept(5, 4, pages), right(0, 100));
+  bench.send((pieces) => pieces.same(9, 4, pages));
+  bench.send((pieces) => pieces.same(20, 4, pages.toReversed()));
+  await expect.poll(() => bench.nacks.length).toBe(1);
+  bench.repair(bench.nacks[0]!);
+  bench.disks[0]!.held[0]!.release();
+  await bench.expectWritten();
+  expect(bench.receiver.counts).toMatchObject({ literalPages: 2, samePages: 4, diskPages: 1 });
+  expect(bench.receiver.nackedPages).toBe(2);
 });
 
 test("reads end in any order: the stream keeps its own", async () => {
