@@ -6,9 +6,11 @@ import {
   addressOption,
   allowOlderQemuOption,
   type CommonOptions,
+  deltaCacheOption,
   jsonOption,
   pskFileOption,
   qmpOption,
+  threadsOption,
 } from "./options.ts";
 import { runToExit } from "./run.ts";
 
@@ -33,6 +35,8 @@ export function receiveCommand(): Command {
     .addOption(pskFileOption())
     .addOption(jsonOption())
     .option("--once", "end after the first attempt, even if it was refused")
+    .addOption(threadsOption())
+    .addOption(deltaCacheOption())
     .addOption(allowOlderQemuOption())
     .addHelpText("after", HELP)
     .action(receive);
@@ -50,7 +54,9 @@ function receive(options: ReceiveOptions): Promise<never> {
       qmpPath: options.qmp,
       listen: options.listen,
       once: options.once ?? false,
+      deltaCacheBytes: options.deltaCache,
       allowOlderQemu: options.allowOlderQemu ?? false,
+      ...(options.threads !== undefined && { threads: options.threads }),
     }),
   );
 }

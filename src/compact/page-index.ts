@@ -83,7 +83,29 @@ export class PageIndex {
       const page = (this.#words.getUint32(this.#addresses + i, true) - first) / PAGE_BYTES;
       this.#words.setUint32(this.#values + i, value + page, true);
     }
+    this.#insert(count);
+  }
+
+  /** Puts hashes (u64 each) in, under the numbers from `value` on; one that is 0 stands for no page. */
+  addHashes(hashes: Uint8Array, value: number): void {
+    const from = new DataView(hashes.buffer, hashes.byteOffset, hashes.length);
+    let count = 0;
+    for (let at = 0; at < hashes.length; at += HASH_BYTES, value++) {
+      const low = from.getUint32(at, true);
+      const high = from.getUint32(at + WORD_BYTES, true);
+      if (low === 0 && high === 0) continue;
+      this.#words.setUint32(this.#hashes + count * HASH_BYTES, low, true);
+      this.#words.setUint32(this.#hashes + count * HASH_BYTES + WORD_BYTES, high, true);
+      this.#words.setUint32(this.#values + count * WORD_BYTES, value, true);
+      if (++count === SCRATCH_PAGES) count = this.#insert(count);
+    }
+    this.#insert(count);
+  }
+
+  /** Puts the first `count` hashes of the scratch memory in. Returns 0. */
+  #insert(count: number): number {
     this.#entries += this.#kernels.insertPages(this.#table, this.#buckets, this.#hashes, this.#values, count);
+    return 0;
   }
 
   /** Looks at most MAX_LOOKUPS hashes (u64 each) up; `out` gets their numbers, NOT_FOUND where there is none. */

@@ -1,8 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
-import { DISK_MATCHER_BYTES, DiskMatcher } from "../compact/disk-matcher.ts";
+import { DISK } from "../compact/limits.ts";
 import { PageIndex } from "../compact/page-index.ts";
-import { NOT_FOUND, TAG_KEY_BYTES } from "../compact/page-kernels.ts";
+import { NOT_FOUND } from "../compact/page-kernels.ts";
+import type { IndexedPlaces } from "../compact/place-matcher.ts";
 import { xxh3Secret } from "../compact/xxh3-secret.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import { listDisks } from "../qemu/disks.ts";
@@ -11,7 +12,7 @@ import { firstBlocksOf, indexDisk } from "../store/disk-index.ts";
 import type { DiskReader } from "../store/disk-reader.ts";
 import { MAX_DISKS } from "../wire/messages.ts";
 import { type OpenDisks, openSourceDisks } from "./disk-readers.ts";
-import { createKernels, type Kernels } from "./kernels.ts";
+import { createKernels } from "./kernels.ts";
 import { withTimeout } from "./outcome.ts";
 
 /** Entries of the index at most: 54 MB, for 16 GiB of blocks that are not zero; the sender stays under 300 MB with it. */
@@ -27,7 +28,6 @@ export class SourceDisks implements AsyncDisposable {
   readonly #opening: Promise<OpenDisks> | undefined;
   readonly #warn: (message: string) => void;
   readonly #stop = new AbortController();
-  readonly #tagKey = randomBytes(TAG_KEY_BYTES);
   #readers: ReadonlyMap<string, DiskReader> = new Map();
   #ids: readonly string[] = [];
   #firstBlocks: number[] = [];
@@ -68,10 +68,6 @@ export class SourceDisks implements AsyncDisposable {
   /** What HELLO says. */
   get ids(): string[] {
     return [...this.#readers.keys()];
-  }
-
-  get tagKey(): Uint8Array {
-    return this.#tagKey;
   }
 
   /**
@@ -123,10 +119,10 @@ export class SourceDisks implements AsyncDisposable {
     return this.#ids[disk] ?? "";
   }
 
-  /** A matcher over `kernels`, which works in MATCHER_BYTES from `base` on; undefined if there is no disk to refer to. */
-  matcher({ pages, bytes }: Kernels, base: number): DiskMatcher | undefined {
-    if (this.#index === undefined) return undefined;
-    return new DiskMatcher(pages, bytes, base, this.#index, this.#firstBlocks, this.#tagKey);
+  /** What is known of those that are indexed; more and more until indexing has ended. */
+  get places(): IndexedPlaces[] {
+    if (this.#index === undefined) return [];
+    return [{ kind: DISK, firstSource: 0, firstBlocks: this.#firstBlocks, index: this.#index }];
   }
 
   /**
@@ -141,9 +137,6 @@ export class SourceDisks implements AsyncDisposable {
     await withTimeout(closed, CLOSE_MS, "the disks that were read did not close");
   }
 }
-
-/** What a matcher of SourceDisks works in. */
-export const MATCHER_BYTES = DISK_MATCHER_BYTES;
 
 function unusedText(id: string, why: string): string {
   return `no references to disk ${id}: ${why}`;

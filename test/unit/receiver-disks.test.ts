@@ -7,7 +7,7 @@ import { expect, onTestFinished, test } from "vitest";
 import type { GodwitError } from "../../src/errors.ts";
 import { StreamReceiver } from "../../src/migration/receiver.ts";
 import { WINDOW_BYTES } from "../../src/migration/window.ts";
-import { PAGE_RECORD_BYTES } from "../../src/stream/format.ts";
+import { PAGE_BYTES, PAGE_RECORD_BYTES } from "../../src/stream/format.ts";
 import type { DataHeader, Message, RepairHeader } from "../../src/wire/messages.ts";
 import { blockOf, blocksOf, bodyOf, FakeDisk, type Piece, Pieces, TAG_KEY } from "./support/disk-bodies.ts";
 import { noise } from "./support/pages.ts";
@@ -39,13 +39,15 @@ class Bench {
 
   constructor() {
     this.receiver = new StreamReceiver({
+      cachePages: 10,
       send: (message) => void this.sent.push(message),
       onRoom: () => this.flow(),
       onError: (error) => void this.errors.push(error),
       wireBytes: () => 0,
     });
-    const disks = this.disks.map((reader, index) => ({ id: `disk${index}`, sizeBytes: reader.sizeBytes, reader }));
-    this.receiver.useDisks(disks, TAG_KEY, (message) => this.warnings.push(message));
+    this.receiver.useCache(10);
+    const disks = this.disks.map((reader) => ({ blocks: reader.sizeBytes / PAGE_BYTES, reader }));
+    this.receiver.usePlaces({ disks, checkpoints: [] }, TAG_KEY, (message) => this.warnings.push(message));
   }
 
   static async start(): Promise<Bench> {
@@ -214,6 +216,21 @@ test("blocks that cannot be read: they are asked for again, and that is said onc
   expect(bench.warnings).toEqual(["a bad block; pages that stand there are sent again"]);
 });
 
+test("pages of the page cache: while disks are read, and asked for again where they are not what was meant", async () => {
+  const bench = await Bench.start();
+  bench.disks[0]!.isHeld = true;
+  const pages = blocksOf(3, 0, 2);
+  bench.send((pieces) => pieces.kept(5, 4, pages), right(0, 100));
+  bench.send((pieces) => pieces.same(9, 4, pages));
+  bench.send((pieces) => pieces.same(20, 4, pages.toReversed()));
+  await expect.poll(() => bench.nacks.length).toBe(1);
+  bench.repair(bench.nacks[0]!);
+  bench.disks[0]!.held[0]!.release();
+  await bench.expectWritten();
+  expect(bench.receiver.counts).toMatchObject({ literalPages: 2, samePages: 4, diskPages: 1 });
+  expect(bench.receiver.nackedPages).toBe(2);
+});
+
 test("reads end in any order: the stream keeps its own", async () => {
   const bench = await Bench.start();
   const [first] = bench.disks;
@@ -253,12 +270,12 @@ test("no output is given to another body before all reads into it have ended", a
   await bench.expectWritten();
 });
 
-test("a REPAIR behind more DATA than there are slots arrives all the same", async () => {
+test("a REPAIR behind more DATA than there is room for arrives all the same", async () => {
   const bench = await Bench.start();
   bench.disks[0]!.isHeld = true;
   bench.send(stale(0, 0));
-  for (let page = 0; page < 200; page++) bench.send(literal(page, 10));
-  expect(bench.waitingItems).toBeGreaterThan(150); // a slow disk holds the sender back
+  for (let page = 0; page < 60; page++) bench.send(literal(page, 100));
+  expect(bench.waitingItems).toBeGreaterThan(20); // a slow disk holds the sender back
   bench.disks[0]!.held[0]!.release();
   await expect.poll(() => bench.nacks.length).toBe(1);
   await expect.poll(() => bench.waitingItems).toBe(0);
