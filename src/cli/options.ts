@@ -3,7 +3,9 @@ import type { DiskPaths } from "../migration/disk-paths.ts";
 import { parseAddress } from "../wire/address.ts";
 import { readPskFile } from "../wire/psk.ts";
 import type { Security } from "../wire/transport.ts";
+import { parseThreads } from "./compression.ts";
 import { parseRate } from "./rate.ts";
+import { parseSize } from "./size.ts";
 
 /** What `send` and `receive` have in common. */
 export interface CommonOptions {
@@ -12,6 +14,8 @@ export interface CommonOptions {
   json?: true;
   allowOlderQemu?: true;
   disk?: DiskPaths;
+  threads?: number;
+  deltaCache?: number;
 }
 
 export function qmpOption(side: "source" | "destination"): Option {
@@ -26,6 +30,12 @@ export const pskFileOption = () =>
   new Option("--psk-file <file>", "key that both ends have (godwit key makes one)").makeOptionMandatory();
 
 export const jsonOption = () => new Option("--json", "write JSON events, one a line, the summary last");
+
+export const deltaCacheOption = () =>
+  new Option(
+    "--delta-cache <size>",
+    "memory for pages that were sent, of which changes are sent later: 512M, 0 for none (default: 512M, or half of the VM's memory)",
+  ).argParser(parseSize);
 
 export const allowOlderQemuOption = () =>
   new Option("--allow-older-qemu", "let the VM go to a QEMU older than its own, which may fail");
@@ -48,6 +58,11 @@ export const diskOption = () =>
     if (paths.has(name)) throw new InvalidArgumentError(`disk ${name} is given twice.`);
     return paths.set(name, path);
   });
+export const threadsOption = () =>
+  new Option(
+    "--threads <n>",
+    "worker threads for compression; 0: none (default: the cores but one, from 1 to 8)",
+  ).argParser(parseThreads);
 
 export const maxBandwidthOption = () =>
   new Option("--max-bandwidth <rate>", "limit for the link while the guest runs: 60M, 60MB, 500Mbit").argParser(

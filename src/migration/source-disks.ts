@@ -1,9 +1,10 @@
 import { randomBytes } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
-import { DISK_MATCHER_BYTES, DiskMatcher } from "../compact/disk-matcher.ts";
+import { DISK } from "../compact/limits.ts";
 import { PAGE_HASHER_BYTES, PageHasher } from "../compact/page-hasher.ts";
 import { PageIndex } from "../compact/page-index.ts";
-import { NOT_FOUND, TAG_KEY_BYTES } from "../compact/page-kernels.ts";
+import { NOT_FOUND } from "../compact/page-kernels.ts";
+import type { IndexedPlaces } from "../compact/place-matcher.ts";
 import { xxh3Secret } from "../compact/xxh3-secret.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import type { Disk } from "../qemu/disks.ts";
@@ -14,7 +15,7 @@ import { IndexStore } from "../store/index-store.ts";
 import { type ReadingState, readingPays } from "../store/index-worth.ts";
 import { MAX_DISKS } from "../wire/messages.ts";
 import { type HashSink, type IndexedDisk, IndexedDisks } from "./indexed-disks.ts";
-import { createKernels, type Kernels } from "./kernels.ts";
+import { createKernels } from "./kernels.ts";
 import { withTimeout } from "./outcome.ts";
 
 /** Entries of the index at most: 215 MB, for 64 GiB of blocks that are not zero. */
@@ -49,7 +50,6 @@ export class SourceDisks {
   readonly #opening: Promise<IndexedDisks> | undefined;
   readonly #warn: (message: string) => void;
   readonly #stop = new AbortController();
-  readonly #tagKey = randomBytes(TAG_KEY_BYTES);
   #all: IndexedDisks | undefined;
   /** Those that the peer reads too, in the order of WELCOME. */
   #agreed: IndexedDisk[] = [];
@@ -92,10 +92,6 @@ export class SourceDisks {
   /** What HELLO says. */
   get ids(): string[] {
     return [...(this.#all?.disks.keys() ?? [])];
-  }
-
-  get tagKey(): Uint8Array {
-    return this.#tagKey;
   }
 
   get summary(): DiskIndexSummary {
@@ -190,10 +186,10 @@ export class SourceDisks {
     return this.#agreed[disk]?.id ?? "";
   }
 
-  /** A matcher over `kernels`, which works in MATCHER_BYTES from `base` on; undefined if there is no disk to refer to. */
-  matcher({ pages, bytes }: Kernels, base: number): DiskMatcher | undefined {
-    if (this.#index === undefined) return undefined;
-    return new DiskMatcher(pages, bytes, base, this.#index, this.#firstBlocks, this.#tagKey);
+  /** What is known of those that are indexed; more and more until indexing has ended. */
+  get places(): IndexedPlaces[] {
+    if (this.#index === undefined) return [];
+    return [{ kind: DISK, firstSource: 0, firstBlocks: this.#firstBlocks, index: this.#index }];
   }
 
   /**
@@ -218,9 +214,6 @@ export class SourceDisks {
     else void ended.then((late) => late?.close(isVmHere));
   }
 }
-
-/** What a matcher of SourceDisks works in. */
-export const MATCHER_BYTES = DISK_MATCHER_BYTES;
 
 async function openStore(
   stateDir: string | undefined,

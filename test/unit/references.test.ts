@@ -1,22 +1,25 @@
 import { randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { DISK_MATCHER_BYTES, DiskMatcher, type DiskRun } from "../../src/compact/disk-matcher.ts";
-import { BatchEncoder, type FormCounts } from "../../src/compact/encoder.ts";
+import { CheckpointIndex } from "../../src/compact/checkpoint-index.ts";
+import { BatchEncoder, type FormCounts, type PlaceFound } from "../../src/compact/encoder.ts";
+import { CHECKPOINT, DISK } from "../../src/compact/limits.ts";
 import { PAGE_HASHER_BYTES, PageHasher } from "../../src/compact/page-hasher.ts";
 import { PageIndex } from "../../src/compact/page-index.ts";
+import { type IndexedPlaces, PlaceMatcher, placeMatcherBytes } from "../../src/compact/place-matcher.ts";
+import { shortHashes } from "../../src/compact/short-hashes.ts";
 import { xxh3Secret } from "../../src/compact/xxh3-secret.ts";
 import { createKernels } from "../../src/migration/kernels.ts";
-import { DiskReferences } from "../../src/migration/references.ts";
+import { PlaceReferences } from "../../src/migration/references.ts";
 import { firstBlocksOf } from "../../src/store/disk-index.ts";
 import { StreamParser } from "../../src/stream/parser.ts";
 import { noise, PAGE_BYTES } from "./support/pages.ts";
-import { decodePlainly } from "./support/plain-decoder.ts";
+import { decodePlainly, type Held } from "./support/plain-decoder.ts";
 import { StreamBuilder } from "./support/streams.ts";
 
 const STREAM_BYTES = 4 << 20;
 const MAX_ENTRIES = 2000;
-const kernels = createKernels(STREAM_BYTES + DISK_MATCHER_BYTES);
+const kernels = createKernels(STREAM_BYTES + placeMatcherBytes(3));
 const indexKernels = createKernels(PageIndex.memoryBytes(MAX_ENTRIES));
 const key = randomBytes(32);
 const secret = xxh3Secret(7n);
@@ -25,7 +28,28 @@ const hasher = new PageHasher(hasherKernels.pages, hasherKernels.bytes, hasherKe
 
 const newIndex = () => new PageIndex(indexKernels.pages, indexKernels.bytes, indexKernels.base, MAX_ENTRIES, secret);
 
-function indexed(contents: readonly Uint8Array[]): DiskMatcher {
+/** What a receiver says of a checkpoint that has these pages; it stands in a memory of its own. */
+function checkpointIndexOf(content: Uint8Array, hashBytes: number): CheckpointIndex {
+  const { pages, bytes, base } = createKernels(PageIndex.memoryBytes(MAX_ENTRIES) + content.length * 2 + 4096);
+  const seed = xxh3Secret(BigInt(hashBytes));
+  const count = content.length / PAGE_BYTES;
+  const index = new CheckpointIndex(pages, bytes, base, count, seed, hashBytes);
+  const [at, addresses] = [
+    base + PageIndex.memoryBytes(MAX_ENTRIES),
+    base + PageIndex.memoryBytes(MAX_ENTRIES) + content.length,
+  ];
+  bytes.set(content, at);
+  const hashes = addresses + count * 4;
+  const secret = hashes + count * 8;
+  bytes.set(seed, secret);
+  const view = new DataView(bytes.buffer);
+  for (let i = 0; i < count; i++) view.setUint32(addresses + i * 4, at + i * PAGE_BYTES, true);
+  pages.hashPages(secret, addresses, count, hashes);
+  index.add(shortHashes(bytes.slice(hashes, secret), hashBytes));
+  return index;
+}
+
+function indexed(contents: readonly Uint8Array[], checkpoints: readonly Uint8Array[] = []): PlaceMatcher {
   const index = newIndex();
   const firstBlocks = firstBlocksOf(contents.map(({ length }) => ({ sizeBytes: length })));
   const hashes = new Uint8Array(256 * 8);
@@ -38,17 +62,24 @@ function indexed(contents: readonly Uint8Array[]): DiskMatcher {
       index.addHashes(hashes.subarray(0, count * 8), firstBlocks[i]! + page);
     }
   }
-  return new DiskMatcher(kernels.pages, kernels.bytes, kernels.base + STREAM_BYTES, index, firstBlocks, key);
+  const places: IndexedPlaces[] = checkpoints.map((content, firstSource) => ({
+    kind: CHECKPOINT,
+    firstSource,
+    firstBlocks: [0, content.length / PAGE_BYTES],
+    index: checkpointIndexOf(content, 5 + firstSource),
+  }));
+  places.push({ kind: DISK, firstSource: 0, firstBlocks, index });
+  return new PlaceMatcher(kernels.pages, kernels.bytes, kernels.base + STREAM_BYTES, places, key);
 }
 
 interface Sent {
   bodies: { bytes: Buffer; tokenBytes: number; rawOffset: number; rawBytes: number }[];
-  referred: { rawOffset: number; run: DiskRun }[];
+  referred: { rawOffset: number; run: PlaceFound }[];
   counts: FormCounts;
 }
 
 /** The stream as it goes over the wire, read in chunks of `chunkBytes`. */
-function send(stream: Uint8Array, matcher: DiskMatcher, chunkBytes: number): Sent {
+function send(stream: Uint8Array, matcher: PlaceMatcher, chunkBytes: number): Sent {
   const { bytes, base, scanner } = kernels;
   const bodies: Sent["bodies"] = [];
   const referred: Sent["referred"] = [];
@@ -61,7 +92,7 @@ function send(stream: Uint8Array, matcher: DiskMatcher, chunkBytes: number): Sen
     undefined,
     {
       match: (from, records) => matcher.match(from, records),
-      referred: (rawOffset, run) => referred.push({ rawOffset, run }),
+      referred: (rawOffset, run) => referred.push({ rawOffset, run: run as PlaceFound }),
     },
   );
   const parser = new StreamParser(scanner, encoder);
@@ -76,12 +107,12 @@ function send(stream: Uint8Array, matcher: DiskMatcher, chunkBytes: number): Sen
   return { bodies, referred, counts: encoder.counts };
 }
 
-/** What the other end makes of it, whose disks may be others; what does not hold is taken from the stream. */
-function receive({ bodies, referred }: Sent, stream: Uint8Array, disks: readonly Uint8Array[]) {
+/** What the other end makes of it, whose disks and checkpoints may be others; what does not hold is taken from the stream. */
+function receive({ bodies, referred }: Sent, stream: Uint8Array, held: Held) {
   let failedPages = 0;
   const ranges: { rawOffset: number; bytes: number }[] = [];
   const decoded = bodies.map(({ bytes: body, tokenBytes, rawOffset, rawBytes }) => {
-    const { bytes, references } = decodePlainly(body, tokenBytes, disks, key);
+    const { bytes, references } = decodePlainly(body, tokenBytes, held, key);
     expect(bytes.length).toBe(rawBytes);
     for (const { at, bytes: length, holds } of references) {
       ranges.push({ rawOffset: rawOffset + at, bytes: length });
@@ -114,33 +145,39 @@ function streamOf(guest: readonly { at: number; numbers: readonly number[] }[]):
   return builder.eos().footer(2).u8(0).build();
 }
 
-describe("references to disks", () => {
-  test("give back any memory from any disks, also from disks that have changed since", async () => {
+describe("references", () => {
+  test("give back any memory from any disks and checkpoints, also from what has changed since", async () => {
     const guest = fc.array(fc.record({ at: fc.nat(1000), numbers: stretch }), { maxLength: 8 });
-    const changes = fc.array(fc.tuple(fc.nat(2), fc.nat(50), number), { maxLength: 6 });
+    const change = fc.record({ kind: fc.constantFrom(DISK, CHECKPOINT), source: fc.nat(2), block: fc.nat(50), number });
     await fc.assert(
       fc.asyncProperty(
-        fc.array(content, { minLength: 1, maxLength: 3 }),
+        fc.array(content, { maxLength: 3 }),
+        fc.array(content, { maxLength: 2 }),
         guest,
-        changes,
+        fc.array(change, { maxLength: 6 }),
         fc.integer({ min: 2000, max: 200_000 }),
-        async (disks, guest, changes, chunkBytes) => {
+        async (disks, checkpoints, guest, changes, chunkBytes) => {
           const stream = streamOf(guest);
-          const contents = disks.map(pagesOf);
-          const sent = send(stream, indexed(contents), chunkBytes);
-          const onDisk = new Set(disks.flat());
+          const held = { [DISK]: disks.map(pagesOf), [CHECKPOINT]: checkpoints.map(pagesOf) };
+          const sent = send(stream, indexed(held[DISK], held[CHECKPOINT]), chunkBytes);
+          const [onDisk, inCheckpoint] = [new Set(disks.flat()), new Set(checkpoints.flat())];
           const pages = guest.flatMap(({ numbers }) => numbers).filter((number) => number !== 0);
-          expect(sent.counts.diskPages).toBe(pages.filter((number) => onDisk.has(number)).length);
-          expect(sent.counts.diskPages + sent.counts.literalPages).toBe(pages.length);
+          const elsewhere = pages.filter((number) => !inCheckpoint.has(number));
+          expect(sent.counts).toMatchObject({
+            checkpointPages: pages.length - elsewhere.length,
+            diskPages: elsewhere.filter((number) => onDisk.has(number)).length,
+            literalPages: elsewhere.filter((number) => !onDisk.has(number)).length,
+          });
 
-          const unchanged = receive(sent, stream, contents);
+          const unchanged = receive(sent, stream, held);
           expect(Buffer.compare(unchanged.bytes, stream)).toBe(0);
           expect(unchanged.failedPages).toBe(0);
 
-          for (const [disk, block, number] of changes) {
-            if (block < (disks[disk]?.length ?? 0)) contents[disk]!.set(pageOf(number), block * PAGE_BYTES);
+          for (const { kind, source, block, number } of changes) {
+            const content = held[kind][source];
+            if (content && block < content.length / PAGE_BYTES) content.set(pageOf(number), block * PAGE_BYTES);
           }
-          expect(Buffer.compare(receive(sent, stream, contents).bytes, stream)).toBe(0);
+          expect(Buffer.compare(receive(sent, stream, held).bytes, stream)).toBe(0);
         },
       ),
       { numRuns: 60 },
@@ -151,7 +188,7 @@ describe("references to disks", () => {
     const numbers = Array.from({ length: 600 }, (_, i) => i + 1);
     const matcher = indexed([pagesOf([0, 5000]), pagesOf(numbers)]);
     const sent = send(streamOf([{ at: 77, numbers }]), matcher, STREAM_BYTES);
-    expect(sent.referred.map(({ run: { count, disk, block } }) => [disk, block, count])).toEqual([
+    expect(sent.referred.map(({ run: { count, source, block } }) => [source, block, count])).toEqual([
       ...Array.from({ length: 18 }, (_, i) => [1, i * 32, 32]),
       [1, 576, 24],
     ]);
@@ -163,27 +200,42 @@ describe("references to disks", () => {
   test("do not run on from one disk to the next", async () => {
     const matcher = indexed([pagesOf([1, 2]), pagesOf([3, 4])]);
     const { referred } = send(streamOf([{ at: 0, numbers: [1, 2, 3, 4] }]), matcher, STREAM_BYTES);
-    expect(referred.map(({ run: { count, disk, block } }) => [disk, block, count])).toEqual([
+    expect(referred.map(({ run: { count, source, block } }) => [source, block, count])).toEqual([
       [0, 0, 2],
       [1, 0, 2],
     ]);
   });
 
-  test("stop for a disk that is switched off, and for no other", async () => {
-    const matcher = indexed([pagesOf([1]), pagesOf([2])]);
-    expect([matcher.switchOff(0), matcher.switchOff(0)]).toEqual([true, false]);
-    const { counts } = send(streamOf([{ at: 0, numbers: [1, 2] }]), matcher, STREAM_BYTES);
-    expect(counts).toMatchObject({ diskPages: 1, literalPages: 1 });
+  test("stop for a disk or checkpoint that is switched off, and for no other", async () => {
+    const matcher = indexed([pagesOf([1]), pagesOf([2, 3])], [pagesOf([9, 3]), pagesOf([4])]);
+    const off = (kind: PlaceFound["kind"], source: number) => matcher.switchOff({ kind, source });
+    expect([off(DISK, 0), off(DISK, 0), off(CHECKPOINT, 0), off(CHECKPOINT, 0)]).toEqual([true, false, true, false]);
+    const { counts } = send(streamOf([{ at: 0, numbers: [1, 2, 3, 4] }]), matcher, STREAM_BYTES);
+    expect(counts).toMatchObject({ diskPages: 2, checkpointPages: 1, literalPages: 1 });
+  });
+
+  test("to a checkpoint go on over pages that stand in it more than once, 256 pages a token", async () => {
+    const numbers = Array.from({ length: 300 }, (_, i) => (i % 10 === 9 ? 5 : i + 1));
+    const matcher = indexed([], [pagesOf([7, ...numbers])]);
+    const { referred } = send(streamOf([{ at: 77, numbers }]), matcher, STREAM_BYTES);
+    expect(referred.map(({ run: { kind, source, block, count } }) => [kind, source, block, count])).toEqual([
+      [CHECKPOINT, 0, 1, 256],
+      [CHECKPOINT, 0, 257, 44],
+    ]);
   });
 });
 
 describe("the sender's references", () => {
-  const run = (disk: number, count: number) => ({ record: 0, count, disk, block: 0, tag: new Uint8Array(16) });
+  const run = (source: number, count: number): PlaceFound => ({
+    ...{ record: 0, count, kind: DISK, source, block: 0, tag: new Uint8Array(16) },
+  });
   const bytes = (pages: number) => pages * 4104;
 
   async function references() {
     const switchedOff: number[] = [];
-    const result = new DiskReferences(indexed([pagesOf([1]), pagesOf([2])]), (disk) => switchedOff.push(disk));
+    const result = new PlaceReferences(indexed([pagesOf([1]), pagesOf([2])]), ({ kind, source }) =>
+      switchedOff.push(kind === DISK ? source : -1),
+    );
     return { references: result, switchedOff };
   }
 
