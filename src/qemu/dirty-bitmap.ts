@@ -69,6 +69,15 @@ export class WriteWatch {
   }
 }
 
+/** Removes a bitmap of ours, on whatever node it is. */
+export async function removeBitmap(qmp: QmpClient, bitmap: string): Promise<void> {
+  for (const node of await qmp.execute("query-named-block-nodes", { flat: true })) {
+    const name = node["node-name"];
+    const isThere = node["dirty-bitmaps"]?.some((each) => each.name === bitmap) ?? false;
+    if (name !== undefined && isThere && OUR_NAME.test(bitmap)) await remove(qmp, name, bitmap);
+  }
+}
+
 /** Removes those bitmaps of ours that note writes to a node. */
 export async function removeBitmaps(qmp: QmpClient, node: string): Promise<void> {
   for (const { name } of await bitmapsOf(qmp, node)) if (name && OUR_NAME.test(name)) await remove(qmp, node, name);
