@@ -1,8 +1,11 @@
 import { Option } from "commander";
+import type { CheckpointPlace } from "../migration/checkpoint-take.ts";
+import { stateDirOf } from "../store/state-dir.ts";
 import { parseAddress } from "../wire/address.ts";
 import { readPskFile } from "../wire/psk.ts";
 import type { Security } from "../wire/transport.ts";
 import { parseRate } from "./rate.ts";
+import { parseSize } from "./size.ts";
 
 /** What `send` and `receive` have in common. */
 export interface CommonOptions {
@@ -25,6 +28,8 @@ export const pskFileOption = () =>
 
 export const jsonOption = () => new Option("--json", "write JSON events, one a line, the summary last");
 
+export const jsonDocumentOption = () => new Option("--json", "write one JSON document");
+
 export const allowOlderQemuOption = () =>
   new Option("--allow-older-qemu", "let the VM go to a QEMU older than its own, which may fail");
 
@@ -33,6 +38,21 @@ export const stateDirOption = () =>
     "--state-dir <folder>",
     "what this host keeps: indexes and checkpoints (default: $GODWIT_STATE_DIR, else /var/lib/godwit for root, $XDG_STATE_HOME/godwit for others)",
   );
+
+export const storeSizeOption = () =>
+  new Option(
+    "--store-size <size>",
+    "what all checkpoints of this host may take, those used longest ago going first: 20G (default: a tenth of the file system)",
+  ).argParser(parseSize);
+
+export interface StoreOptions {
+  stateDir?: string;
+  storeSize?: number;
+}
+
+export function placeOf({ stateDir, storeSize }: StoreOptions): CheckpointPlace {
+  return { stateDir: stateDirOf(stateDir), ...(storeSize !== undefined && { maxBytes: storeSize }) };
+}
 
 export const maxBandwidthOption = () =>
   new Option("--max-bandwidth <rate>", "limit for the link while the guest runs: 60M, 60MB, 500Mbit").argParser(

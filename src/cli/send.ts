@@ -8,16 +8,21 @@ import {
   type CommonOptions,
   jsonOption,
   maxBandwidthOption,
+  placeOf,
   pskFileOption,
   qmpOption,
+  type StoreOptions,
+  stateDirOption,
+  storeSizeOption,
 } from "./options.ts";
 import { runToExit } from "./run.ts";
 
-interface SendOptions extends CommonOptions {
+interface SendOptions extends CommonOptions, StoreOptions {
   to: Address;
   maxBandwidth?: number;
   compress: boolean;
   diskRefs: boolean;
+  keepCheckpoint: boolean;
   quit?: true;
 }
 
@@ -42,6 +47,10 @@ export function sendCommand(): Command {
     .option("--no-compress", "never compress, even where the link is the bottleneck")
     .option("--no-disk-refs", "send pages whole that stand on a disk of the VM")
     .addOption(allowOlderQemuOption())
+    .option("--keep-checkpoint", "keep the VM's memory here once it has left, for when it comes back", true)
+    .option("--no-keep-checkpoint", "keep nothing of it")
+    .addOption(stateDirOption())
+    .addOption(storeSizeOption())
     .option("--quit", "end the source QEMU once the VM is at the destination")
     .addHelpText("after", HELP)
     .action(send);
@@ -61,6 +70,7 @@ function send(options: SendOptions): Promise<never> {
       maxBytesPerSecond: options.maxBandwidth,
       codec: options.compress ? "auto" : "none",
       diskReferences: options.diskRefs,
+      keepCheckpoint: options.keepCheckpoint ? placeOf(options) : undefined,
       allowOlderQemu: options.allowOlderQemu ?? false,
       quit: options.quit ?? false,
     }),

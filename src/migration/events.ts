@@ -55,6 +55,17 @@ export interface Progress {
   expectedEndMs: number | null;
 }
 
+/** The checkpoint that the source keeps of a VM that has left. */
+export interface KeptCheckpoint {
+  id: string;
+  /** Those that are not all zero. */
+  pages: number;
+  /** What it takes on the disk, without what it has in common with older checkpoints. */
+  bytes: number;
+  /** How long it took, after the migration. */
+  ms: number;
+}
+
 export interface SourceSummary {
   event: "summary";
   role: "source";
@@ -74,6 +85,8 @@ export interface SourceSummary {
   nackedPages: number;
   bodies: Record<Codec, number>;
   roundTripMs: number | null;
+  /** Null if none was kept. */
+  checkpoint: KeptCheckpoint | null;
 }
 
 export interface DestinationSummary {
@@ -113,6 +126,9 @@ export type MigrationEvent =
   | { event: "loaded"; loadMs: number }
   | { event: "committed" }
   | { event: "running"; resumeMs: number; isPaused: boolean }
+  /** The VM has left, and a checkpoint of it is being kept: a few times a second. */
+  | { event: "keeping"; elapsedMs: number; readBytes: number; totalBytes: number }
+  | ({ event: "checkpoint" } & KeptCheckpoint)
   | { event: "warning"; message: string }
   /** A person ended it; `vm` says where the VM is. */
   | { event: "cancelled"; vm: string }

@@ -12,8 +12,10 @@ import type { Address } from "../wire/address.ts";
 import type { Message } from "../wire/messages.ts";
 import { connect, type Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
+import { keepCheckpoint } from "./checkpoint-keep.ts";
+import type { CheckpointPlace } from "./checkpoint-take.ts";
 import { Downtime } from "./downtime.ts";
-import type { EventListener, Pages, SourceSummary, Status } from "./events.ts";
+import type { EventListener, KeptCheckpoint, Pages, SourceSummary, Status } from "./events.ts";
 import { assertMatch, assertPageFormat, PROGRAM, parseFacts } from "./greeting.ts";
 import { listenOnce } from "./listen-once.ts";
 import { Cancelled, Failure, PeerAborted, PeerRefused, withTimeout } from "./outcome.ts";
@@ -46,6 +48,8 @@ export interface SourceOptions {
   diskReferences?: boolean;
   /** Lets a VM go to a QEMU older than its own. */
   allowOlderQemu?: boolean;
+  /** Where a checkpoint is kept of the VM once it has left; absent: none is kept. */
+  keepCheckpoint?: CheckpointPlace | undefined;
   /** Ends the source QEMU once the VM runs at the destination. */
   quit?: boolean;
   /** Aborted by a person who wants the migration to end. */
@@ -82,7 +86,7 @@ class SourceMigration {
   #disks = SourceDisks.none();
   #sender: StreamSender | undefined;
   #meter: ProgressMeter | undefined;
-  #memoryBytes = 0;
+  #facts: VmFacts | undefined;
   #limit: SwitchoverLimit | undefined;
   /** The guest was stopped: QEMU is about to switch over. */
   #isStopped = false;
@@ -109,11 +113,21 @@ class SourceMigration {
       this.#sender?.stop();
       this.#peer?.end();
       await this.#disks[Symbol.asyncDispose]().catch(() => {}); // no disk keeps us from saying how it ended
-      this.#qmp?.close();
     }
-    const summary = this.#summary(status);
+    const migration = this.#summary(status);
+    const summary = { ...migration, checkpoint: status === "completed" ? await this.#afterwards() : null };
+    this.#qmp?.close();
     this.#options.onEvent(summary);
     return summary;
+  }
+
+  /** What is left to do with the source QEMU once the VM is at the destination. None of it counts as part of the migration. */
+  async #afterwards(): Promise<KeptCheckpoint | null> {
+    const { keepCheckpoint: place, quit, signal, onEvent } = this.#options;
+    const [qmp, vm] = [this.#qmp!, this.#facts!];
+    const checkpoint = place === undefined ? null : await keepCheckpoint({ qmp, vm, place, signal, onEvent });
+    if (quit) await qmp.execute("quit").catch((error) => this.#warnOfRemains(error));
+    return checkpoint;
   }
 
   #onAbort(): void {
@@ -128,7 +142,7 @@ class SourceMigration {
     this.#qmp = await this.#failure.or(QmpClient.connect(qmpPath));
     this.#vm = await this.#failure.or(SourceVm.open(this.#qmp));
     const facts = await this.#failure.or(readFacts(this.#qmp));
-    this.#memoryBytes = facts.memoryBytes;
+    this.#facts = facts;
     this.#qmp.onEvent((event) => this.#onQmpEvent(event));
     void this.#qmp.closed.then((error) => this.#onSourceGone(error));
     if (this.#options.diskReferences ?? true) {
@@ -172,6 +186,7 @@ class SourceMigration {
   async #stream(): Promise<void> {
     const { onEvent, maxBytesPerSecond, codec, qmpPath } = this.#options;
     const [qmp, vm, peer] = [this.#qmp!, this.#vm!, this.#peer!];
+    const { memoryBytes } = this.#facts!;
     await using folder = await makeSocketFolder(qmpPath);
     await using server = await listenOnce(join(folder.path, "source.sock"));
     const sender = new StreamSender(peer, {
@@ -183,10 +198,10 @@ class SourceMigration {
       onError: (error) => this.#failure.report(error),
     });
     this.#sender = sender;
-    this.#meter = new ProgressMeter({ sender, peer }, this.#memoryBytes, onEvent);
+    this.#meter = new ProgressMeter({ sender, peer }, memoryBytes, onEvent);
     peer.startPulse();
     this.#phase = "streaming";
-    onEvent({ event: "started", memoryBytes: this.#memoryBytes });
+    onEvent({ event: "started", memoryBytes });
     const started = vm.start(server.path, (limitMs) => {
       this.#limit = new SwitchoverLimit(limitMs);
       return this.#limit.limitMs;
@@ -235,13 +250,16 @@ class SourceMigration {
       withTimeout(this.#running.promise, RUNNING_TIMEOUT_MS, "the destination did not say that the VM runs"),
     );
     this.#options.onEvent({ event: "running", resumeMs, isPaused: !this.#vm!.guestRuns });
-    await this.#tidy().catch((error) => this.#warn(`the VM runs at the destination, but here: ${messageOf(error)}`));
+    await this.#tidy().catch((error) => this.#warnOfRemains(error));
   }
 
   async #tidy(): Promise<void> {
     await this.#vm!.restoreSettings();
     await this.#disks[Symbol.asyncDispose]();
-    if (this.#options.quit) await this.#qmp!.execute("quit");
+  }
+
+  #warnOfRemains(error: unknown): void {
+    this.#warn(`the VM runs at the destination, but here: ${messageOf(error)}`);
   }
 
   /** After a failure: makes sure of where the VM is, and says so. */
@@ -400,11 +418,12 @@ class SourceMigration {
       wireBytes: this.#peer?.wireBytes ?? 0,
       rawBytes: this.#sender?.rawBytes ?? 0,
       rounds: this.#meter?.rounds ?? 0,
-      memoryBytes: this.#memoryBytes,
+      memoryBytes: this.#facts?.memoryBytes ?? 0,
       pages: pagesOf(this.#sender?.counts ?? NO_PAGES),
       nackedPages: this.#sender?.nackedPages ?? 0,
       bodies: { none: 0, zstd: 0, ...this.#sender?.codecCounts },
       roundTripMs: this.#peer?.backlog.minRttMs ?? null,
+      checkpoint: null,
     };
   }
 }
