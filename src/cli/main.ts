@@ -3,6 +3,7 @@ import packageJson from "../../package.json" with { type: "json" };
 import { GodwitError } from "../errors.ts";
 import { specificAdviceFor } from "../migration/advice.ts";
 import { EXIT, EXIT_CODES_HELP } from "./exit-codes.ts";
+import { indexCommand } from "./index-command.ts";
 import { inspectCommand } from "./inspect.ts";
 import { keyCommand } from "./key.ts";
 import { errorLine } from "./lines.ts";
@@ -25,11 +26,12 @@ const program = new Command("godwit")
   .addCommand(sendCommand())
   .addCommand(receiveCommand())
   .addCommand(keyCommand())
+  .addCommand(indexCommand())
   .addCommand(inspectCommand());
 
 /** Usage errors are one line, like all others. */
-for (const command of [program, ...program.commands]) {
-  const name = command === program ? "godwit" : `godwit ${command.name()}`;
+function reportInOneLine(command: Command, name: string): void {
+  for (const each of command.commands) reportInOneLine(each, `${name} ${each.name()}`);
   command.exitOverride().configureOutput({
     outputError: (text, write) => {
       const message = text.replace(/^error: /, "").replaceAll(/\s*\n\s*/g, " ");
@@ -37,6 +39,7 @@ for (const command of [program, ...program.commands]) {
     },
   });
 }
+reportInOneLine(program, "godwit");
 
 try {
   await program.parseAsync();

@@ -1,4 +1,5 @@
-import { Option } from "commander";
+import { InvalidArgumentError, Option } from "commander";
+import type { DiskPaths } from "../migration/disk-paths.ts";
 import { parseAddress } from "../wire/address.ts";
 import { readPskFile } from "../wire/psk.ts";
 import type { Security } from "../wire/transport.ts";
@@ -12,6 +13,7 @@ export interface CommonOptions {
   pskFile: string;
   json?: true;
   allowOlderQemu?: true;
+  disk?: DiskPaths;
   threads?: number;
   deltaCache?: number;
 }
@@ -44,6 +46,18 @@ export const stateDirOption = () =>
     "what this host keeps: indexes and checkpoints (default: $GODWIT_STATE_DIR, else /var/lib/godwit for root, $XDG_STATE_HOME/godwit for others)",
   );
 
+/** Repeatable; the value is a map. */
+export const diskOption = () =>
+  new Option(
+    "--disk <node=path>",
+    "read that disk of the VM (its id, or a node name) at this path; may be repeated",
+  ).argParser((text: string, paths: Map<string, string> = new Map()) => {
+    const at = text.indexOf("=");
+    const [name, path] = [text.slice(0, Math.max(at, 0)), text.slice(at + 1)];
+    if (name === "" || path === "") throw new InvalidArgumentError("give NODE=PATH: a disk and where to read it.");
+    if (paths.has(name)) throw new InvalidArgumentError(`disk ${name} is given twice.`);
+    return paths.set(name, path);
+  });
 export const threadsOption = () =>
   new Option(
     "--threads <n>",

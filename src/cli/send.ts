@@ -1,6 +1,7 @@
 import { Command, Option } from "commander";
 import { NONE, type Packing } from "../compact/codec.ts";
 import { migrateToPeer } from "../migration/source.ts";
+import { stateDirOf } from "../store/state-dir.ts";
 import type { Address } from "../wire/address.ts";
 import { parseCompression } from "./compression.ts";
 import { EXIT_CODES_HELP } from "./exit-codes.ts";
@@ -9,10 +10,12 @@ import {
   allowOlderQemuOption,
   type CommonOptions,
   deltaCacheOption,
+  diskOption,
   jsonOption,
   maxBandwidthOption,
   pskFileOption,
   qmpOption,
+  stateDirOption,
   threadsOption,
 } from "./options.ts";
 import { runToExit } from "./run.ts";
@@ -23,6 +26,7 @@ interface SendOptions extends CommonOptions {
   /** false: --no-compress. */
   compress: "auto" | Packing | false;
   diskRefs: boolean;
+  stateDir?: string;
   checkpointRefs: boolean;
   quit?: true;
 }
@@ -49,6 +53,8 @@ export function sendCommand(): Command {
     .option("--no-compress", "the same as --compress none")
     .addOption(threadsOption())
     .option("--no-disk-refs", "send pages whole that stand on a disk of the VM")
+    .addOption(diskOption())
+    .addOption(stateDirOption())
     .option("--no-checkpoint-refs", "send pages whole that stand in a checkpoint which the destination has kept")
     .addOption(deltaCacheOption())
     .addOption(allowOlderQemuOption())
@@ -77,6 +83,8 @@ function send(options: SendOptions): Promise<never> {
       packing: options.compress || NONE,
       ...(options.threads !== undefined && { threads: options.threads }),
       diskReferences: options.diskRefs,
+      diskPaths: options.disk,
+      stateDir: stateDirOf(options.stateDir),
       checkpointReferences: options.checkpointRefs,
       deltaCacheBytes: options.deltaCache,
       allowOlderQemu: options.allowOlderQemu ?? false,

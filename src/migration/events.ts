@@ -3,6 +3,7 @@ import type { FormCounts } from "../compact/encoder.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import type { Codec, OfferedCheckpoint } from "../wire/messages.ts";
 import type { CodecCounts } from "./outgoing.ts";
+import type { DiskIndexSummary } from "./source-disks.ts";
 
 /** How a migration can end. docs/commands.md says what each means for the VM, and its exit code. */
 export type Status =
@@ -76,6 +77,7 @@ export interface SourceSummary {
   deltaBytes: number;
   /** Of the pages of disks and checkpoints those that the destination did not find there: they were sent whole after all. */
   nackedPages: number;
+  diskIndex: DiskIndexSummary;
   /** Batches sent, by codec. */
   bodies: Readonly<Partial<Record<Codec, CodecCounts>>>;
   /** How bodies were packed at the end, and why; null where nothing was sent. */

@@ -15,6 +15,7 @@ import type { Address } from "../wire/address.ts";
 import type { Message } from "../wire/messages.ts";
 import { connect, type Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
+import { type DiskPaths, listDisksAt } from "./disk-paths.ts";
 import { Downtime } from "./downtime.ts";
 import type { EventListener, Pages, SourceSummary, Status } from "./events.ts";
 import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
@@ -60,6 +61,10 @@ export interface SourceOptions {
   threads?: number;
   /** Sends pages that stand on a disk of the VM as references to it; default: true. */
   diskReferences?: boolean;
+  /** Where disks are to be read instead of where QEMU says. */
+  diskPaths?: DiskPaths | undefined;
+  /** What this host keeps; undefined: nothing is kept. */
+  stateDir?: string | undefined;
   /** Sends pages that stand in a checkpoint which the destination holds as references to it; default: true. */
   checkpointReferences?: boolean;
   /** Memory for the page cache for deltas; default: cachePagesOf. */
@@ -95,6 +100,8 @@ class SourceMigration {
   readonly #running = Promise.withResolvers<number>();
   readonly #downtime = new Downtime();
   readonly #startMs = performance.now();
+  /** When it was settled where the VM is: what is kept of the disks for the next time is no part of the migration. */
+  #endMs: number | undefined;
   #phase: Phase = "checking";
   #qmp: QmpClient | undefined;
   #vm: SourceVm | undefined;
@@ -133,7 +140,8 @@ class SourceMigration {
       signal?.removeEventListener("abort", onAbort);
       this.#sender?.stop();
       this.#peer?.end();
-      await this.#disks[Symbol.asyncDispose]().catch(() => {}); // no disk keeps us from saying how it ended
+      this.#endMs ??= performance.now();
+      await this.#disks.close(status !== "completed");
       this.#qmp?.close();
     }
     const summary = this.#summary(status);
@@ -159,7 +167,9 @@ class SourceMigration {
     void this.#qmp.closed.then((error) => this.#onSourceGone(error));
     if (this.#options.checkpointReferences ?? true) this.#checkpoints = SourceCheckpoints.of(facts.memoryBytes);
     if (this.#options.diskReferences ?? true) {
-      this.#disks = SourceDisks.of(this.#qmp, (message) => this.#warn(message));
+      const disks = await this.#failure.or(listDisksAt(this.#qmp, this.#options.diskPaths ?? new Map()));
+      const { stateDir } = this.#options;
+      this.#disks = SourceDisks.of(this.#qmp, facts, disks, { stateDir, warn: (message) => this.#warn(message) });
       await this.#failure.or(this.#disks.opened());
     }
     const connection = await this.#failure.or(connect({ ...to, security, signal: this.#failure.signal }));
@@ -201,7 +211,10 @@ class SourceMigration {
       roundTripMs,
       checkpoint: newestOf(welcome.checkpoints),
     });
-    await this.#failure.or(Promise.all([this.#disks.index(welcome.disks), this.#checkpoints.received()]));
+    const indexing = this.#disks.index(welcome.disks);
+    indexing.catch((error) => this.#failure.report(error));
+    // A checkpoint has most of what stands on the disks: these are then looked through beside the migration.
+    await this.#failure.or(welcome.checkpoints.length > 0 ? this.#checkpoints.received() : indexing);
   }
 
   /** From `migrate` until all is at the destination, loaded, and the source QEMU is stopped for good. */
@@ -286,7 +299,8 @@ class SourceMigration {
 
   async #tidy(): Promise<void> {
     await this.#vm!.restoreSettings();
-    await this.#disks[Symbol.asyncDispose]();
+    this.#endMs = performance.now();
+    await this.#disks.close(false);
     if (this.#options.quit) await this.#qmp!.execute("quit");
   }
 
@@ -369,6 +383,11 @@ class SourceMigration {
   async #onProgress(progress: MigrationProgress): Promise<void> {
     this.#meter?.report(progress);
     const { goodputBytesPerSecond } = this.#peer!.backlog;
+    this.#disks.tell({
+      foundPages: this.#sender?.counts.diskPages ?? 0,
+      unsentShare: progress.ramTotalBytes > 0 ? progress.ramRemainingBytes / progress.ramTotalBytes : 1,
+      linkBytesPerSecond: goodputBytesPerSecond,
+    });
     if (goodputBytesPerSecond > 0) await this.#vm!.tellLinkSpeed(goodputBytesPerSecond);
   }
 
@@ -443,7 +462,7 @@ class SourceMigration {
       role: "source",
       status,
       session: this.#session,
-      totalMs: performance.now() - this.#startMs,
+      totalMs: (this.#endMs ?? performance.now()) - this.#startMs,
       downtimeMs: parts === null ? null : Object.values(parts).reduce((sum, ms) => sum + ms, 0),
       downtimeParts: parts,
       wireBytes: this.#peer?.wireBytes ?? 0,
@@ -453,6 +472,7 @@ class SourceMigration {
       pages: pagesOf(this.#sender?.counts ?? NO_PAGES),
       deltaBytes: this.#sender?.counts.deltaBytes ?? 0,
       nackedPages: this.#sender?.nackedPages ?? 0,
+      diskIndex: this.#disks.summary,
       bodies: this.#sender?.bodies ?? NO_BODIES,
       packing: this.#sender?.packing ?? null,
       roundTripMs: this.#peer?.backlog.minRttMs ?? null,

@@ -69,6 +69,7 @@ const summary: SourceSummary = {
   },
   deltaBytes: 3 * MIB,
   nackedPages: 17,
+  diskIndex: { knownBlocks: 65_000, readBytes: 4 * MIB, readMs: 2 },
   bodies: {
     none: { bodies: 3, bodyBytes: 9000, wireBytes: 9000 },
     zstd: { bodies: 700, bodyBytes: 125 * MIB, wireBytes: 63 * MIB },
