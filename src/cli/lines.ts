@@ -1,8 +1,10 @@
 /** The lines that stay: what has happened, in words. Pure. */
+import { nameOf } from "../compact/codec.ts";
 import type {
   DestinationSummary,
   DowntimeParts,
   KeptCheckpoint,
+  KnownCheckpoint,
   MigrationEvent,
   SourceSummary,
 } from "../migration/events.ts";
@@ -22,16 +24,20 @@ export function logLine(event: MigrationEvent, role: Role): string | undefined {
   switch (event.event) {
     case "listening":
       return `listening on ${formatAddress(event)}`;
-    case "connected":
+    case "connected": {
+      const checkpoint = checkpointText(event.checkpoint, role);
       return role === "source"
-        ? `connected to ${event.peer}, ${vmText(event.vm)}, round trip ${formatDuration(event.roundTripMs)}`
-        : `connected by ${event.peer}, ${vmText(event.vm)}`;
+        ? `connected to ${event.peer}, ${vmText(event.vm)}, round trip ${formatDuration(event.roundTripMs)}${checkpoint}`
+        : `connected by ${event.peer}, ${vmText(event.vm)}${checkpoint}`;
+    }
     case "started":
       return `started, ${formatBytes(event.memoryBytes)} of guest memory`;
     case "round":
       return roundLine(event);
     case "limit":
       return `QEMU's downtime-limit is now ${event.downtimeLimitMs} ms: ${event.reason}`;
+    case "codec":
+      return `compression is now ${nameOf(event)}: ${event.reason}`;
     case "switchover":
       return `switchover after ${formatDuration(event.elapsedMs)}: the guest is stopped at the source`;
     case "loaded":
@@ -61,6 +67,11 @@ function checkpointLine({ id, pages, bytes, ms }: KeptCheckpoint): string {
 function vmText({ qemuVersion: { major, minor, micro }, machineType, memoryBytes, name }: VmFacts): string {
   const named = name === null ? "" : `${name}, `;
   return oneLine(`${named}QEMU ${major}.${minor}.${micro}, ${machineType}, ${formatBytes(memoryBytes)}`);
+}
+
+function checkpointText(checkpoint: KnownCheckpoint | null, role: Role): string {
+  if (checkpoint === null) return "";
+  return `; a checkpoint of it ${role === "source" ? "there" : "here"} has ${formatCount(checkpoint.pages)} pages`;
 }
 
 function roundLine(event: Extract<MigrationEvent, { event: "round" }>): string {
@@ -118,12 +129,20 @@ function downtimeText(downtimeMs: number, parts: DowntimeParts): string {
   return `${formatDuration(downtimeMs)}: ${keys.map((key) => `${named[key]} ${formatDuration(parts[key])}`).join(", ")}`;
 }
 
-function pagesText({ pages, nackedPages }: SourceSummary): string {
-  const { zeroPages, diskPages, literalPages, blankPages, rawPages } = pages;
-  const disk = nackedPages > 0 ? `disk (${formatCount(nackedPages)} of them in vain)` : "disk";
-  const forms = { zero: zeroPages, [disk]: diskPages, literal: literalPages, blank: blankPages, raw: rawPages };
-  return Object.entries(forms)
+function pagesText({ pages, deltaBytes, nackedPages }: SourceSummary): string {
+  const forms = {
+    zero: pages.zeroPages,
+    disk: pages.diskPages,
+    checkpoint: pages.checkpointPages,
+    same: pages.samePages,
+    [`delta (${formatBytes(deltaBytes)})`]: pages.deltaPages,
+    literal: pages.literalPages,
+    blank: pages.blankPages,
+    raw: pages.rawPages,
+  };
+  const sent = Object.entries(forms)
     .filter(([form, pages]) => pages > 0 || form === "zero" || form === "literal")
     .map(([form, pages]) => `${formatCount(pages)} ${form}`)
     .join(", ");
+  return nackedPages > 0 ? `${sent}; ${formatCount(nackedPages)} referred to in vain` : sent;
 }

@@ -4,6 +4,7 @@ import { GodwitError } from "../errors.ts";
 import { checkpointCommand } from "./checkpoint.ts";
 import { complain } from "./complain.ts";
 import { EXIT, EXIT_CODES_HELP } from "./exit-codes.ts";
+import { indexCommand } from "./index-command.ts";
 import { inspectCommand } from "./inspect.ts";
 import { keyCommand } from "./key.ts";
 import { errorLine } from "./lines.ts";
@@ -27,6 +28,7 @@ const program = new Command("godwit")
   .addCommand(receiveCommand())
   .addCommand(checkpointCommand())
   .addCommand(keyCommand())
+  .addCommand(indexCommand())
   .addCommand(inspectCommand());
 
 /** Usage errors are one line, like all others. */

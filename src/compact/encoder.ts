@@ -1,15 +1,22 @@
 import type { StreamEvent, StreamHandler } from "../stream/events.ts";
 import { KIND, type Kind, PAGE_RECORD_BYTES, recordBytesOf } from "../stream/format.ts";
-import type { DiskRun } from "./disk-matcher.ts";
-import { BATCH_PAYLOAD_BYTES, BATCH_RAW_BYTES, BATCH_TOKEN_BYTES, DISK, RAW } from "./limits.ts";
-import { TAG_BYTES } from "./page-kernels.ts";
-import { MAX_VARINT_BYTES, writeVarint, zigzag } from "./varint.ts";
+import { type CacheForms, type FormRun, MAX_FORM_RECORDS } from "./cache-forms.ts";
+import { BATCH_PAYLOAD_BYTES, BATCH_RAW_BYTES, DELTA, DISK, KEPT, RAW, SAME } from "./limits.ts";
+import { TokenWriter } from "./token-writer.ts";
+import type { PlaceKind } from "./tokens.ts";
 
 /** Pages and bytes by form, as they went into tokens. Pages that travel as raw bytes are counted apart. */
 export interface FormCounts {
   zeroPages: number;
-  /** References to disks. */
+  /** References to disks, and to checkpoints. */
   diskPages: number;
+  checkpointPages: number;
+  /** Pages that equal one in the page cache. */
+  samePages: number;
+  /** Pages that were sent as what has changed in them, and the bytes of that. */
+  deltaPages: number;
+  deltaBytes: number;
+  /** Those that were put into the page cache included. */
   literalPages: number;
   blankPages: number;
   /** Pages inside raw bytes: they name their ramblock or have a form that is not ours (XBZRLE, compressed). */
@@ -26,28 +33,51 @@ export interface Batch {
   payloadBytes: number;
   /** Pieces of the payload, in order: pairs of addresses from, to in the memory that the parser was given. */
   pieces: Uint32Array;
+  /** Some pieces are differences between pages, which stand there during the call only; what the stream was read into stays. */
+  hasDifferences: boolean;
+}
+
+/** Consecutive page records whose contents stand in consecutive blocks of a disk, or pages of a checkpoint. */
+export interface PlaceFound {
+  /** Its first record, counted from the first one that was looked at. */
+  readonly record: number;
+  readonly count: number;
+  readonly kind: PlaceKind;
+  /** Its place in WELCOME's list of disks, or of checkpoints. */
+  readonly source: number;
+  readonly block: number;
+  readonly tag: Uint8Array;
+}
+
+/** A run of pages that the receiver may ask for again: a PlaceFound, or pages that are said to equal those in the page cache. */
+export interface ReferredRun {
+  readonly kind: PlaceKind | typeof SAME;
+  readonly source: number;
+  readonly count: number;
 }
 
 /** Finds pages that stand elsewhere. */
 export interface References {
   /** The runs among `records` literal page records that stand from address `from` on, in order. */
-  match(from: number, records: number): readonly DiskRun[];
+  match(from: number, records: number): readonly PlaceFound[];
   /** `run` goes into a token; what this regenerates begins at `rawOffset`. */
-  referred(rawOffset: number, run: DiskRun): void;
+  referred(rawOffset: number, run: ReferredRun): void;
 }
-
-/** Tokens of this many bytes always fit behind BATCH_TOKEN_BYTES. */
-const MAX_TOKEN_BYTES = 4 * MAX_VARINT_BYTES + TAG_BYTES;
 
 /**
  * Turns what the parser finds into batches of tokens and payload (docs/page-format.md).
  *
- * It moves no page: a payload is a list of pieces of the memory that the stream was read into. Memory: one buffer of tokens.
+ * It moves no page: a payload is a list of pieces of the memory that the stream was read into, and that of `cache`. Memory: one
+ * buffer of tokens.
  */
 export class BatchEncoder implements StreamHandler {
   readonly counts: FormCounts = {
     zeroPages: 0,
     diskPages: 0,
+    checkpointPages: 0,
+    samePages: 0,
+    deltaPages: 0,
+    deltaBytes: 0,
     literalPages: 0,
     blankPages: 0,
     rawPages: 0,
@@ -56,29 +86,37 @@ export class BatchEncoder implements StreamHandler {
   readonly #onBatch: (batch: Batch) => void;
   readonly #onEvent: ((event: StreamEvent) => void) | undefined;
   readonly #references: References | undefined;
-  readonly #tokens = new Uint8Array(BATCH_TOKEN_BYTES + MAX_TOKEN_BYTES);
-  #tokenBytes = 0;
-  /** At most one piece a token, and a token is at least one byte. */
-  readonly #pieces = new Uint32Array(2 * (BATCH_TOKEN_BYTES + MAX_TOKEN_BYTES));
+  readonly #cache: Pick<CacheForms, "match"> | undefined;
+  readonly #tokens = new TokenWriter();
+  /** At most one piece a token. */
+  readonly #pieces = new Uint32Array(2 * TokenWriter.maxTokens);
   #pieceWords = 0;
+  #hasDifferences = false;
   #payloadBytes = 0;
   #rawOffset = 0;
   #rawBytes = 0;
   /** The run that may still grow: `count` is bytes for RAW, records for the others. */
-  #kind: Kind | typeof RAW = RAW;
+  #kind: GrowingKind = RAW;
   #count = 0;
   #firstPage = 0;
-  #expectedPage = 0;
-  /** Of the last reference in the open batch. */
-  #disk = 0;
-  #expectedBlock = 0;
+  /** Of a run of kept pages. */
+  #firstSlot = 0;
   /** Bytes that went out ahead of the parser (see `ahead`) and that it has yet to hand on. */
   #aheadBytes = 0;
 
-  constructor(onBatch: (batch: Batch) => void, onEvent?: (event: StreamEvent) => void, references?: References) {
+  /**
+   * @param cache the page cache, in the memory that the parser is given
+   */
+  constructor(
+    onBatch: (batch: Batch) => void,
+    onEvent?: (event: StreamEvent) => void,
+    references?: References,
+    cache?: Pick<CacheForms, "match">,
+  ) {
     this.#onBatch = onBatch;
     this.#onEvent = onEvent;
     this.#references = references;
+    this.#cache = cache;
   }
 
   /** Raw offset up to which bytes are in batches, closed or open. */
@@ -102,7 +140,7 @@ export class BatchEncoder implements StreamHandler {
     this.#addRaw(from, to);
   }
 
-  pages(kind: Kind, from: number, to: number, firstPage: number, records: number): void {
+  pages(kind: Kind, from: number, to: number, firstPage: number, records: number, block: string): void {
     const recordBytes = recordBytesOf(kind);
     const aheadBytes = this.#takeAhead(to - from);
     if (aheadBytes > 0) {
@@ -114,58 +152,95 @@ export class BatchEncoder implements StreamHandler {
       firstPage += gone;
       records -= gone;
     }
-    if (kind === KIND.literal) this.#addLiterals(from, firstPage, records);
+    if (kind === KIND.literal) this.#addContents(block, from, firstPage, records);
     else this.#addRecords(kind, from, firstPage, records);
     this.#closeIfFull();
   }
 
-  /** Those that stand on a disk become references. */
-  #addLiterals(from: number, firstPage: number, records: number): void {
+  /** Those that stand elsewhere become references. */
+  #addContents(block: string, from: number, firstPage: number, records: number): void {
     let done = 0;
     for (const run of this.#references?.match(from, records) ?? []) {
-      this.#addRecords(KIND.literal, from + done * PAGE_RECORD_BYTES, firstPage + done, run.record - done);
-      this.#addDiskRun(run, firstPage + run.record);
+      this.#addVersions(block, from + done * PAGE_RECORD_BYTES, firstPage + done, run.record - done);
+      this.#addPlace(run, firstPage + run.record);
       done = run.record + run.count;
     }
-    this.#addRecords(KIND.literal, from + done * PAGE_RECORD_BYTES, firstPage + done, records - done);
+    this.#addVersions(block, from + done * PAGE_RECORD_BYTES, firstPage + done, records - done);
   }
 
-  #addRecords(kind: Kind, from: number, firstPage: number, records: number): void {
-    const recordBytes = recordBytesOf(kind);
-    if (kind === KIND.zero) this.counts.zeroPages += records;
-    else if (kind === KIND.literal) this.counts.literalPages += records;
-    else this.counts.blankPages += records;
+  /** Those of which the page cache has something go out in fewer bytes. */
+  #addVersions(block: string, from: number, firstPage: number, records: number): void {
+    if (this.#cache === undefined) return this.#addRecords(KIND.literal, from, firstPage, records);
     while (records > 0) {
-      const fitting = this.#openRun(kind, firstPage, recordBytes);
+      const looked = Math.min(records, MAX_FORM_RECORDS);
+      let page = firstPage;
+      for (const run of this.#cache.match(block, firstPage, from, looked)) {
+        if (run.kind === SAME) this.#addSame(run, page);
+        else if (run.kind === DELTA) this.#addDeltas(run, page);
+        else this.#addRecords(run.kind, from + (page - firstPage) * PAGE_RECORD_BYTES, page, run.count, run.slot);
+        page += run.count;
+      }
+      from += looked * PAGE_RECORD_BYTES;
+      firstPage += looked;
+      records -= looked;
+    }
+  }
+
+  #addRecords(kind: Kind | typeof KEPT, from: number, firstPage: number, records: number, slot = 0): void {
+    const recordBytes = kind === KIND.zero ? recordBytesOf(kind) : PAGE_RECORD_BYTES;
+    if (kind === KIND.zero) this.counts.zeroPages += records;
+    else if (kind === KIND.blank) this.counts.blankPages += records;
+    else this.counts.literalPages += records;
+    while (records > 0) {
+      const fitting = this.#openRun(kind, firstPage, slot, recordBytes);
       const taken = Math.min(records, fitting);
       const bytes = taken * recordBytes;
       this.#count += taken;
       this.#rawBytes += bytes;
-      if (kind === KIND.literal) this.#addPiece(from, from + bytes);
+      if (hasPayload(kind)) this.#addPiece(from, from + bytes);
       from += bytes;
       firstPage += taken;
+      slot += taken;
       records -= taken;
     }
   }
 
-  /** A token of its own, in one batch: its tag is of the whole run. */
-  #addDiskRun(run: DiskRun, firstPage: number): void {
-    const { count, disk, block, tag } = run;
-    const rawBytes = count * PAGE_RECORD_BYTES;
-    this.#closeRun();
-    if (!this.#hasTokenRoom || this.#rawBytes + rawBytes > BATCH_RAW_BYTES) this.flush();
+  #addPlace(run: PlaceFound, firstPage: number): void {
+    const { count, kind, source, block, tag } = run;
+    this.#beginWhole(count, 0);
     this.#references?.referred(this.offset, run);
-    let at = writeVarint(this.#tokens, this.#tokenBytes, count * 16 + DISK);
-    at = writeVarint(this.#tokens, at, zigzag(firstPage - this.#expectedPage));
-    at = writeVarint(this.#tokens, at, disk);
-    at = writeVarint(this.#tokens, at, zigzag(block - (disk === this.#disk ? this.#expectedBlock : 0)));
-    this.#tokens.set(tag, at);
-    this.#tokenBytes = at + TAG_BYTES;
-    this.#expectedPage = firstPage + count;
-    this.#disk = disk;
-    this.#expectedBlock = block + count;
-    this.#rawBytes += rawBytes;
-    this.counts.diskPages += count;
+    this.#tokens.place(kind, firstPage, count, source, block, tag);
+    this.#rawBytes += count * PAGE_RECORD_BYTES;
+    if (kind === DISK) this.counts.diskPages += count;
+    else this.counts.checkpointPages += count;
+  }
+
+  #addSame({ count, slot, tag }: FormRun, firstPage: number): void {
+    this.#beginWhole(count, 0);
+    this.#references?.referred(this.offset, { kind: SAME, source: 0, count });
+    this.#tokens.same(firstPage, count, slot, tag);
+    this.#rawBytes += count * PAGE_RECORD_BYTES;
+    this.counts.samePages += count;
+  }
+
+  #addDeltas({ count, slot, from, lengths }: FormRun, firstPage: number): void {
+    let bytes = 0;
+    for (const length of lengths) bytes += length;
+    this.#beginWhole(count, bytes);
+    this.#tokens.deltas(firstPage, slot, lengths);
+    this.#addPiece(from, from + bytes);
+    this.#hasDifferences = true;
+    this.#rawBytes += count * PAGE_RECORD_BYTES;
+    this.counts.deltaPages += count;
+    this.counts.deltaBytes += bytes;
+  }
+
+  /** Makes room in the open batch for a token that can't be split, of `count` pages. */
+  #beginWhole(count: number, payloadBytes: number): void {
+    this.#closeRun();
+    const rawBytes = this.#rawBytes + count * PAGE_RECORD_BYTES;
+    const isFull = rawBytes > BATCH_RAW_BYTES || this.#payloadBytes + payloadBytes > BATCH_PAYLOAD_BYTES;
+    if (isFull || !this.#tokens.hasRoom) this.flush();
   }
 
   /**
@@ -189,17 +264,17 @@ export class BatchEncoder implements StreamHandler {
     this.#onBatch({
       rawOffset: this.#rawOffset,
       rawBytes: this.#rawBytes,
-      tokens: this.#tokens.subarray(0, this.#tokenBytes),
+      tokens: this.#tokens.bytes,
       payloadBytes: this.#payloadBytes,
       pieces: this.#pieces.subarray(0, this.#pieceWords),
+      hasDifferences: this.#hasDifferences,
     });
     this.#rawOffset += this.#rawBytes;
     this.#rawBytes = 0;
-    this.#tokenBytes = 0;
+    this.#tokens.reset();
     this.#pieceWords = 0;
     this.#payloadBytes = 0;
-    this.#expectedPage = 0;
-    this.#expectedBlock = 0;
+    this.#hasDifferences = false;
   }
 
   #takeAhead(bytes: number): number {
@@ -224,46 +299,44 @@ export class BatchEncoder implements StreamHandler {
   }
 
   /** Makes a run open to which a record of `kind` for `firstPage` can be added; returns how many records fit. */
-  #openRun(kind: Kind, firstPage: number, recordBytes: number): number {
+  #openRun(kind: Kind | typeof KEPT, firstPage: number, slot: number, recordBytes: number): number {
     let fitting = this.#fittingRecords(kind, recordBytes);
     if (fitting < 1) {
       this.flush();
       fitting = this.#fittingRecords(kind, recordBytes);
     }
-    const isContinued = this.#count > 0 && this.#kind === kind && firstPage === this.#firstPage + this.#count;
+    const isContinued =
+      this.#count > 0 &&
+      this.#kind === kind &&
+      firstPage === this.#firstPage + this.#count &&
+      (kind !== KEPT || slot === this.#firstSlot + this.#count);
     if (!isContinued) {
       this.#closeRun();
       this.#kind = kind;
       this.#firstPage = firstPage;
+      this.#firstSlot = slot;
     }
     return fitting;
   }
 
-  #fittingRecords(kind: Kind, recordBytes: number): number {
-    if (!this.#hasTokenRoom) return 0;
+  #fittingRecords(kind: Kind | typeof KEPT, recordBytes: number): number {
+    if (!this.#tokens.hasRoom) return 0;
     const rawBytes = BATCH_RAW_BYTES - this.#rawBytes;
-    const bytes = kind === KIND.literal ? Math.min(rawBytes, BATCH_PAYLOAD_BYTES - this.#payloadBytes) : rawBytes;
+    const bytes = hasPayload(kind) ? Math.min(rawBytes, BATCH_PAYLOAD_BYTES - this.#payloadBytes) : rawBytes;
     return Math.floor(bytes / recordBytes);
-  }
-
-  get #hasTokenRoom(): boolean {
-    return this.#tokenBytes < BATCH_TOKEN_BYTES - MAX_TOKEN_BYTES;
   }
 
   #closeIfFull(): void {
     const isFull =
-      this.#payloadBytes >= BATCH_PAYLOAD_BYTES || this.#rawBytes >= BATCH_RAW_BYTES || !this.#hasTokenRoom;
+      this.#payloadBytes >= BATCH_PAYLOAD_BYTES || this.#rawBytes >= BATCH_RAW_BYTES || !this.#tokens.hasRoom;
     if (isFull) this.flush();
   }
 
   #closeRun(): void {
     if (this.#count === 0) return;
-    let at = writeVarint(this.#tokens, this.#tokenBytes, this.#count * 16 + this.#kind);
-    if (this.#kind !== RAW) {
-      at = writeVarint(this.#tokens, at, zigzag(this.#firstPage - this.#expectedPage));
-      this.#expectedPage = this.#firstPage + this.#count;
-    }
-    this.#tokenBytes = at;
+    if (this.#kind === RAW) this.#tokens.raw(this.#count);
+    else if (this.#kind === KEPT) this.#tokens.kept(this.#firstPage, this.#count, this.#firstSlot);
+    else this.#tokens.pages(this.#kind, this.#firstPage, this.#count);
     this.#count = 0;
   }
 
@@ -276,4 +349,11 @@ export class BatchEncoder implements StreamHandler {
     }
     this.#payloadBytes += to - from;
   }
+}
+
+/** Runs that grow until something else comes. */
+type GrowingKind = Kind | typeof RAW | typeof KEPT;
+
+function hasPayload(kind: GrowingKind): boolean {
+  return kind === KIND.literal || kind === KEPT;
 }

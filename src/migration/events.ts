@@ -1,6 +1,9 @@
+import type { Packing } from "../compact/codec.ts";
 import type { FormCounts } from "../compact/encoder.ts";
 import type { VmFacts } from "../qemu/facts.ts";
-import type { Codec } from "../wire/messages.ts";
+import type { Codec, OfferedCheckpoint } from "../wire/messages.ts";
+import type { CodecCounts } from "./outgoing.ts";
+import type { DiskIndexSummary } from "./source-disks.ts";
 
 /** How a migration can end. docs/commands.md says what each means for the VM, and its exit code. */
 export type Status =
@@ -30,7 +33,7 @@ export interface DowntimeParts {
 }
 
 /** Pages by the form in which they were sent. */
-export type Pages = Pick<FormCounts, "zeroPages" | "diskPages" | "literalPages" | "blankPages" | "rawPages">;
+export type Pages = Omit<FormCounts, "rawBytes" | "deltaBytes">;
 
 /** A view of a running migration, a few times a second. Rates are over the last second. */
 export interface Progress {
@@ -81,9 +84,15 @@ export interface SourceSummary {
   rounds: number;
   memoryBytes: number;
   pages: Pages;
-  /** Of `pages.diskPages` those that the destination did not find on its disks: they were sent whole after all. */
+  /** What `pages.deltaPages` were sent as, before it was packed. */
+  deltaBytes: number;
+  /** Of the pages of disks and checkpoints those that the destination did not find there: they were sent whole after all. */
   nackedPages: number;
-  bodies: Record<Codec, number>;
+  diskIndex: DiskIndexSummary;
+  /** Batches sent, by codec. */
+  bodies: Readonly<Partial<Record<Codec, CodecCounts>>>;
+  /** How bodies were packed at the end, and why; null where nothing was sent. */
+  packing: (Packing & { reason: string }) | null;
   roundTripMs: number | null;
   /** Null if none was kept. */
   checkpoint: KeptCheckpoint | null;
@@ -97,16 +106,30 @@ export interface DestinationSummary {
   totalMs: number;
   wireBytes: number;
   rawBytes: number;
-  /** Pages that came as references to disks, and those of them that had to be sent all the same. */
+  /** Pages that came as references to disks and checkpoints, and those of them that had to be sent all the same. */
   diskPages: number;
+  checkpointPages: number;
   nackedPages: number;
+  /** Pages that were made from what the page cache held. */
+  samePages: number;
+  deltaPages: number;
   loadMs: number | null;
   resumeMs: number | null;
 }
 
+export type KnownCheckpoint = Pick<OfferedCheckpoint, "id" | "pages" | "createdMs">;
+
 export type MigrationEvent =
   | { event: "listening"; host: string; port: number }
-  | { event: "connected"; session: string; peer: string; vm: VmFacts; roundTripMs: number }
+  | {
+      event: "connected";
+      session: string;
+      peer: string;
+      vm: VmFacts;
+      roundTripMs: number;
+      /** Of this VM, at the destination: pages that stand in it are sent as references. */
+      checkpoint: KnownCheckpoint | null;
+    }
   | { event: "started"; memoryBytes: number }
   /** A round has ended: what was sent in it. */
   | {
@@ -122,6 +145,8 @@ export type MigrationEvent =
   | { event: "receiving"; elapsedMs: number; rawBytes: number; wireBytes: number; linkBytesPerSecond: number }
   /** QEMU's downtime-limit was changed, and why. */
   | { event: "limit"; downtimeLimitMs: number; reason: string }
+  /** Bodies are packed in another way from now on, and why. */
+  | { event: "codec"; codec: Codec; level: number; reason: string }
   | { event: "switchover"; elapsedMs: number }
   | { event: "loaded"; loadMs: number }
   | { event: "committed" }

@@ -1,7 +1,10 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { PAGE_FORMAT } from "../compact/limits.ts";
+import { cachePagesOf } from "../compact/cache-size.ts";
+import type { Packing } from "../compact/codec.ts";
+import { DISK, PAGE_FORMAT } from "../compact/limits.ts";
+import { TAG_KEY_BYTES } from "../compact/page-kernels.ts";
 import { SwitchoverLimit } from "../control/switchover-limit.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import type { QmpEvent } from "../qemu/commands.ts";
@@ -14,15 +17,17 @@ import { connect, type Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
 import { keepCheckpoint } from "./checkpoint-keep.ts";
 import type { CheckpointPlace } from "./checkpoint-take.ts";
+import { type DiskPaths, listDisksAt } from "./disk-paths.ts";
 import { Downtime } from "./downtime.ts";
 import type { EventListener, KeptCheckpoint, Pages, SourceSummary, Status } from "./events.ts";
-import { assertMatch, assertPageFormat, PROGRAM, parseFacts } from "./greeting.ts";
+import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
 import { listenOnce } from "./listen-once.ts";
 import { Cancelled, Failure, PeerAborted, PeerRefused, withTimeout } from "./outcome.ts";
 import { Peer } from "./peer.ts";
 import { ProgressMeter, pagesOf } from "./progress.ts";
 import { StreamSender } from "./sender.ts";
 import { makeSocketFolder } from "./socket-folder.ts";
+import { SourceCheckpoints } from "./source-checkpoints.ts";
 import { SourceDisks } from "./source-disks.ts";
 import { SourceVm } from "./source-vm.ts";
 
@@ -34,7 +39,17 @@ const CONNECT_TIMEOUT_MS = 20_000;
 const RUNNING_TIMEOUT_MS = 60_000;
 /** How often progress is reported. */
 const PROGRESS_MS = 250;
-const NO_PAGES: Pages = { zeroPages: 0, diskPages: 0, literalPages: 0, blankPages: 0, rawPages: 0 };
+const NO_BODIES: SourceSummary["bodies"] = {};
+const NO_PAGES: Pages = {
+  zeroPages: 0,
+  diskPages: 0,
+  checkpointPages: 0,
+  samePages: 0,
+  deltaPages: 0,
+  literalPages: 0,
+  blankPages: 0,
+  rawPages: 0,
+};
 
 export interface SourceOptions {
   qmpPath: string;
@@ -42,10 +57,20 @@ export interface SourceOptions {
   security: Security;
   /** Wire bytes per second at most, while the guest runs. */
   maxBytesPerSecond?: number | undefined;
-  /** "none" never compresses. */
-  codec?: "auto" | "none";
+  /** How bodies are packed; "auto", the default: by what is the bottleneck. */
+  packing?: "auto" | Packing;
+  /** Worker threads; default: the cores to spare. */
+  threads?: number;
   /** Sends pages that stand on a disk of the VM as references to it; default: true. */
   diskReferences?: boolean;
+  /** Where disks are to be read instead of where QEMU says. */
+  diskPaths?: DiskPaths | undefined;
+  /** What this host keeps; undefined: nothing is kept. */
+  stateDir?: string | undefined;
+  /** Sends pages that stand in a checkpoint which the destination holds as references to it; default: true. */
+  checkpointReferences?: boolean;
+  /** Memory for the page cache for deltas; default: cachePagesOf. */
+  deltaCacheBytes?: number | undefined;
   /** Lets a VM go to a QEMU older than its own. */
   allowOlderQemu?: boolean;
   /** Where a checkpoint is kept of the VM once it has left; absent: none is kept. */
@@ -79,13 +104,20 @@ class SourceMigration {
   readonly #running = Promise.withResolvers<number>();
   readonly #downtime = new Downtime();
   readonly #startMs = performance.now();
+  /** When it was settled where the VM is: what is kept of the disks for the next time is no part of the migration. */
+  #endMs: number | undefined;
   #phase: Phase = "checking";
   #qmp: QmpClient | undefined;
   #vm: SourceVm | undefined;
   #peer: Peer | undefined;
+  /** Of the tags of references: drawn afresh, and unknown to the guest. */
+  readonly #tagKey = randomBytes(TAG_KEY_BYTES);
   #disks = SourceDisks.none();
+  #checkpoints = SourceCheckpoints.none();
   #sender: StreamSender | undefined;
   #meter: ProgressMeter | undefined;
+  /** Slots of the page cache that there is room for here. */
+  #cachePages = 0;
   #facts: VmFacts | undefined;
   #limit: SwitchoverLimit | undefined;
   /** The guest was stopped: QEMU is about to switch over. */
@@ -112,7 +144,8 @@ class SourceMigration {
       signal?.removeEventListener("abort", onAbort);
       this.#sender?.stop();
       this.#peer?.end();
-      await this.#disks[Symbol.asyncDispose]().catch(() => {}); // no disk keeps us from saying how it ended
+      this.#endMs ??= performance.now();
+      await this.#disks.close(status !== "completed");
     }
     const migration = this.#summary(status);
     const summary = { ...migration, checkpoint: status === "completed" ? await this.#afterwards() : null };
@@ -142,11 +175,15 @@ class SourceMigration {
     this.#qmp = await this.#failure.or(QmpClient.connect(qmpPath));
     this.#vm = await this.#failure.or(SourceVm.open(this.#qmp));
     const facts = await this.#failure.or(readFacts(this.#qmp));
+    this.#cachePages = cachePagesOf(this.#options.deltaCacheBytes, facts.memoryBytes);
     this.#facts = facts;
     this.#qmp.onEvent((event) => this.#onQmpEvent(event));
     void this.#qmp.closed.then((error) => this.#onSourceGone(error));
+    if (this.#options.checkpointReferences ?? true) this.#checkpoints = SourceCheckpoints.of(facts.memoryBytes);
     if (this.#options.diskReferences ?? true) {
-      this.#disks = SourceDisks.of(this.#qmp, (message) => this.#warn(message));
+      const disks = await this.#failure.or(listDisksAt(this.#qmp, this.#options.diskPaths ?? new Map()));
+      const { stateDir } = this.#options;
+      this.#disks = SourceDisks.of(this.#qmp, facts, disks, { stateDir, warn: (message) => this.#warn(message) });
       await this.#failure.or(this.#disks.opened());
     }
     const connection = await this.#failure.or(connect({ ...to, security, signal: this.#failure.signal }));
@@ -169,7 +206,9 @@ class SourceMigration {
       features: [],
       vm,
       disks: this.#disks.ids,
-      tagKey: Buffer.from(this.#disks.tagKey).toString("hex"),
+      checkpointPages: this.#checkpoints.maxPages,
+      cachePages: this.#cachePages,
+      tagKey: this.#tagKey.toString("hex"),
     });
     const welcome = await this.#failure.or(
       withTimeout(this.#welcome.promise, WELCOME_TIMEOUT_MS, "the destination did not answer HELLO"),
@@ -178,22 +217,42 @@ class SourceMigration {
     const theirs = parseFacts(welcome.vm);
     assertMatch(vm, theirs, this.#options.allowOlderQemu ?? false);
     const roundTripMs = performance.now() - sentMs;
-    this.#options.onEvent({ event: "connected", session: this.#session, peer: peer.address, vm: theirs, roundTripMs });
-    await this.#failure.or(this.#disks.index(welcome.disks));
+    this.#options.onEvent({
+      event: "connected",
+      session: this.#session,
+      peer: peer.address,
+      vm: theirs,
+      roundTripMs,
+      checkpoint: newestOf(welcome.checkpoints),
+    });
+    const indexing = this.#disks.index(welcome.disks);
+    indexing.catch((error) => this.#failure.report(error));
+    // A checkpoint has most of what stands on the disks: these are then looked through beside the migration.
+    await this.#failure.or(welcome.checkpoints.length > 0 ? this.#checkpoints.received() : indexing);
   }
 
   /** From `migrate` until all is at the destination, loaded, and the source QEMU is stopped for good. */
   async #stream(): Promise<void> {
-    const { onEvent, maxBytesPerSecond, codec, qmpPath } = this.#options;
+    const { onEvent, maxBytesPerSecond, packing, threads, qmpPath } = this.#options;
     const [qmp, vm, peer] = [this.#qmp!, this.#vm!, this.#peer!];
     const { memoryBytes } = this.#facts!;
     await using folder = await makeSocketFolder(qmpPath);
     await using server = await listenOnce(join(folder.path, "source.sock"));
+    const { windowBytes, cachePages } = await this.#welcome.promise;
     const sender = new StreamSender(peer, {
-      windowBytes: (await this.#welcome.promise).windowBytes,
+      windowBytes,
+      cachePages: Math.min(cachePages, this.#cachePages),
       maxBytesPerSecond,
-      codec: codec ?? "auto",
-      disks: this.#disks,
+      ...(packing && { packing }),
+      ...(threads !== undefined && { threads }),
+      onPacking: ({ codec, level }, reason) => onEvent({ event: "codec", codec, level, reason }),
+      referable: {
+        // A checkpoint first: its pages stand in the order of memory, and do not change.
+        places: [...this.#checkpoints.places, ...this.#disks.places],
+        tagKey: this.#tagKey,
+        nameOf: ({ kind, source }) =>
+          kind === DISK ? `disk ${this.#disks.idOf(source)}` : this.#checkpoints.nameOf(source),
+      },
       onWarning: (message) => this.#warn(message),
       onError: (error) => this.#failure.report(error),
     });
@@ -255,7 +314,8 @@ class SourceMigration {
 
   async #tidy(): Promise<void> {
     await this.#vm!.restoreSettings();
-    await this.#disks[Symbol.asyncDispose]();
+    this.#endMs = performance.now();
+    await this.#disks.close(false);
   }
 
   #warnOfRemains(error: unknown): void {
@@ -341,6 +401,11 @@ class SourceMigration {
   async #onProgress(progress: MigrationProgress): Promise<void> {
     this.#meter?.report(progress);
     const { goodputBytesPerSecond } = this.#peer!.backlog;
+    this.#disks.tell({
+      foundPages: this.#sender?.counts.diskPages ?? 0,
+      unsentShare: progress.ramTotalBytes > 0 ? progress.ramRemainingBytes / progress.ramTotalBytes : 1,
+      linkBytesPerSecond: goodputBytesPerSecond,
+    });
     if (goodputBytesPerSecond > 0) await this.#vm!.tellLinkSpeed(goodputBytesPerSecond);
   }
 
@@ -371,13 +436,16 @@ class SourceMigration {
   #onMessage(message: Message): void {
     switch (message.type) {
       case "WELCOME":
+        this.#checkpoints.welcome(message.checkpoints);
         return this.#welcome.resolve(message);
       case "REFUSE":
         return this.#failure.report(new PeerRefused(message.code, message.message));
       case "ABORT":
         return this.#failure.report(new PeerAborted(message.code, message.message));
       case "ACK":
-        return this.#sender?.acknowledge(message.rawOffset, message.wireBytes);
+        return this.#sender?.acknowledge(message);
+      case "HASHES":
+        return this.#checkpoints.onHashes(message);
       case "NACK":
         return this.#sender?.repair(message);
       case "RETURN":
@@ -412,7 +480,7 @@ class SourceMigration {
       role: "source",
       status,
       session: this.#session,
-      totalMs: performance.now() - this.#startMs,
+      totalMs: (this.#endMs ?? performance.now()) - this.#startMs,
       downtimeMs: parts === null ? null : Object.values(parts).reduce((sum, ms) => sum + ms, 0),
       downtimeParts: parts,
       wireBytes: this.#peer?.wireBytes ?? 0,
@@ -420,8 +488,11 @@ class SourceMigration {
       rounds: this.#meter?.rounds ?? 0,
       memoryBytes: this.#facts?.memoryBytes ?? 0,
       pages: pagesOf(this.#sender?.counts ?? NO_PAGES),
+      deltaBytes: this.#sender?.counts.deltaBytes ?? 0,
       nackedPages: this.#sender?.nackedPages ?? 0,
-      bodies: { none: 0, zstd: 0, ...this.#sender?.codecCounts },
+      diskIndex: this.#disks.summary,
+      bodies: this.#sender?.bodies ?? NO_BODIES,
+      packing: this.#sender?.packing ?? null,
       roundTripMs: this.#peer?.backlog.minRttMs ?? null,
       checkpoint: null,
     };

@@ -66,7 +66,16 @@ export interface BlockDeviceInfo {
   readonly ro: boolean;
   readonly drv: string;
   readonly image: ImageInfo;
-  readonly "dirty-bitmaps"?: readonly { readonly name?: string }[];
+  readonly "dirty-bitmaps"?: readonly BlockDirtyInfo[];
+}
+
+/** qapi/block-core.json, BlockDirtyInfo. */
+export interface BlockDirtyInfo {
+  readonly name?: string;
+  /** Bytes that it has marked. */
+  readonly count: number;
+  /** Whether it notes writes. */
+  readonly recording: boolean;
 }
 
 /** qapi/block-core.json, ImageInfo. */
@@ -96,6 +105,17 @@ export interface DirtyBitmapName {
   readonly node: string;
   readonly name: string;
 }
+
+/** qapi/transaction.json, TransactionAction. */
+export type TransactionAction =
+  | {
+      readonly type: "block-dirty-bitmap-add" | "block-dirty-bitmap-disable" | "block-dirty-bitmap-enable";
+      readonly data: DirtyBitmapName;
+    }
+  | {
+      readonly type: "block-dirty-bitmap-merge";
+      readonly data: { readonly node: string; readonly target: string; readonly bitmaps: readonly string[] };
+    };
 
 /** qapi/migration.json, MigrationInfo. Times in milliseconds. */
 export interface MigrationInfo {
@@ -200,17 +220,8 @@ export interface QmpCommands {
   "nbd-server-stop": { arguments: NoArguments; returns: None };
   "block-export-add": { arguments: NbdExportOptions; returns: None };
   "block-export-del": { arguments: { id: string; mode?: "safe" | "hard" }; returns: None };
-  "block-dirty-bitmap-add": { arguments: DirtyBitmapName; returns: None };
   "block-dirty-bitmap-remove": { arguments: DirtyBitmapName; returns: None };
-  transaction: {
-    arguments: {
-      actions: readonly {
-        readonly type: "block-dirty-bitmap-add" | "block-dirty-bitmap-disable";
-        readonly data: DirtyBitmapName;
-      }[];
-    };
-    returns: None;
-  };
+  transaction: { arguments: { actions: readonly TransactionAction[] }; returns: None };
   "query-block-exports": { arguments: NoArguments; returns: readonly { readonly id: string }[] };
   "human-monitor-command": { arguments: { readonly "command-line": string }; returns: string };
   /** Writes `size` bytes of guest-physical memory from `val` on into a file, which is made anew. */

@@ -5,6 +5,8 @@ import { join } from "node:path";
 import { checkpointError, codeOf } from "./checkpoint-errors.ts";
 
 const PREFIX = "lock.";
+/** Locks of ours that we let go of, but whose files could not be removed. */
+const leftovers = new Set<string>();
 
 export interface Lock {
   /** Lets go of it. */
@@ -22,10 +24,12 @@ export interface Lock {
 export async function lockFolder(folder: string): Promise<Lock> {
   const name = await lockName();
   const path = join(folder, name);
+  if (leftovers.has(path)) await rm(path, { force: true });
   await writeFile(path, "", { flag: "wx", mode: 0o600 }).catch((error) => {
     throw codeOf(error) === "EEXIST" ? busy(folder, process.pid) : error;
   });
-  const lock = { [Symbol.asyncDispose]: () => rm(path, { force: true }) };
+  leftovers.delete(path);
+  const lock = { [Symbol.asyncDispose]: () => letGo(path) };
   try {
     for (const other of (await readdir(folder)).filter((entry) => entry.startsWith(PREFIX) && entry !== name)) {
       if (await isHeld(other)) throw busy(folder, Number(other.split(".")[3]));
@@ -36,6 +40,13 @@ export async function lockFolder(folder: string): Promise<Lock> {
     throw error;
   }
   return lock;
+}
+
+async function letGo(path: string): Promise<void> {
+  await rm(path, { force: true }).catch((error) => {
+    leftovers.add(path);
+    throw error;
+  });
 }
 
 function busy(folder: string, pid: number): Error {

@@ -35,6 +35,18 @@ test("an idle guest moves from QEMU 7.2 to 10.0", { timeout: 180_000 }, async ()
   await pair.destination.console.waitFor(/^STILL HERE$/, 10_000);
 });
 
+test("a busy guest goes there and back", { timeout: 180_000 }, async () => {
+  await using pair = await startPair({ load });
+  await stockMigration(pair.source, pair.destination);
+  await cleanWalks(pair.destination, 1);
+  const back = await pair.back();
+  expect(await pair.source.exited).toMatchObject({ code: 0 });
+  expect(back.source.pid).toBe(pair.destination.pid);
+  expect(back.hosts.destination).toBe(pair.hosts.source);
+  await stockMigration(back.source, back.destination);
+  await cleanWalks(back.destination, 1);
+});
+
 test("a guest with its root file system in the page cache says so", { timeout: 180_000 }, async () => {
   await using vm = await startVm({ cached: true });
   const cachedKiB = async () => {

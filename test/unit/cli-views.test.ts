@@ -22,7 +22,16 @@ function progress(changes: Partial<Progress>): MigrationEvent {
     event: "progress",
     elapsedMs: 1300,
     round: 0,
-    pages: { zeroPages: 12_000, diskPages: 0, literalPages: 8_000, blankPages: 0, rawPages: 12 },
+    pages: {
+      zeroPages: 12_000,
+      diskPages: 0,
+      checkpointPages: 0,
+      samePages: 0,
+      deltaPages: 0,
+      literalPages: 8_000,
+      blankPages: 0,
+      rawPages: 12,
+    },
     rawBytes: 33 * MIB,
     wireBytes: 31 * MIB,
     remainingBytes: 199 * MIB,
@@ -48,9 +57,24 @@ const summary: SourceSummary = {
   rawBytes: 189 * MIB,
   rounds: 7,
   memoryBytes: 256 * MIB,
-  pages: { zeroPages: 34_451, diskPages: 30_000, literalPages: 18_068, blankPages: 0, rawPages: 82 },
+  pages: {
+    zeroPages: 34_451,
+    diskPages: 30_000,
+    checkpointPages: 512,
+    samePages: 99,
+    deltaPages: 2_000,
+    literalPages: 18_068,
+    blankPages: 0,
+    rawPages: 82,
+  },
+  deltaBytes: 3 * MIB,
   nackedPages: 17,
-  bodies: { none: 3, zstd: 700 },
+  diskIndex: { knownBlocks: 65_000, readBytes: 4 * MIB, readMs: 2 },
+  bodies: {
+    none: { bodies: 3, bodyBytes: 9000, wireBytes: 9000 },
+    zstd: { bodies: 700, bodyBytes: 125 * MIB, wireBytes: 63 * MIB },
+  },
+  packing: { codec: "zstd", level: 1, reason: "to begin with" },
   roundTripMs: 0.4,
   checkpoint: null,
 };
@@ -64,6 +88,9 @@ const destinationSummary: DestinationSummary = {
   wireBytes: 63 * MIB,
   rawBytes: 189 * MIB,
   diskPages: 0,
+  checkpointPages: 0,
+  samePages: 0,
+  deltaPages: 0,
   nackedPages: 0,
   loadMs: 22,
   resumeMs: 8,
@@ -71,7 +98,7 @@ const destinationSummary: DestinationSummary = {
 
 const later = { round: 3, wwsBytes: 41 * MIB, dirtyRatePagesPerSecond: 2068 };
 const sourceEvents: MigrationEvent[] = [
-  { event: "connected", session: summary.session, peer: "10.0.0.2:7747", vm, roundTripMs: 0.41 },
+  { event: "connected", session: summary.session, peer: "10.0.0.2:7747", vm, roundTripMs: 0.41, checkpoint: null },
   { event: "started", memoryBytes: 256 * MIB },
   progress({}),
   progress({ elapsedMs: 1600, remainingBytes: 128 * MIB, expectedEndMs: null }),
@@ -91,7 +118,14 @@ const sourceEvents: MigrationEvent[] = [
 
 const destinationEvents: MigrationEvent[] = [
   { event: "listening", host: "2001:db8::2", port: 7747 },
-  { event: "connected", session: summary.session, peer: "10.0.0.1:59978", vm: { ...vm, name: null }, roundTripMs: 0 },
+  {
+    event: "connected",
+    session: summary.session,
+    peer: "10.0.0.1:59978",
+    vm: { ...vm, name: null },
+    roundTripMs: 0,
+    checkpoint: { id: "0123456789ab", pages: 18_068, createdMs: 1_790_000_000_000 },
+  },
   { event: "receiving", elapsedMs: 2500, rawBytes: 47 * MIB, wireBytes: 29 * MIB, linkBytesPerSecond: 25e6 },
   { event: "switchover", elapsedMs: 6500 },
   { event: "committed" },
@@ -229,7 +263,7 @@ describe("the log", () => {
         total     6.7 s, 7 rounds
         downtime  84 ms: residual 31 ms, transfer 12 ms, load 22 ms, hand-off 11 ms, resume 8.0 ms
         bytes     189 MiB -> 63.0 MiB on the wire (3.0 : 1)
-        memory    256 MiB, pages sent: 34,451 zero, 30,000 disk (17 of them in vain), 18,068 literal, 82 raw
+        memory    256 MiB, pages sent: 34,451 zero, 30,000 disk, 512 checkpoint, 99 same, 2,000 delta (3.00 MiB), 18,068 literal, 82 raw; 17 referred to in vain
       "
     `);
   });
@@ -238,7 +272,7 @@ describe("the log", () => {
     expect(log("destination", destinationEvents)).toMatchInlineSnapshot(`
       "
       listening on [2001:db8::2]:7747
-      connected by 10.0.0.1:59978, QEMU 10.0.2, pc-q35-10.0, 256 MiB
+      connected by 10.0.0.1:59978, QEMU 10.0.2, pc-q35-10.0, 256 MiB; a checkpoint of it here has 18,068 pages
       switchover after 6.5 s: the guest is stopped at the source
       taken over: the VM is ours
       the VM is paused at the destination, as it was at the source

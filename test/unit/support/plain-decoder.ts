@@ -6,8 +6,13 @@ const PAGE_BYTES = 4096;
 export interface Reference {
   readonly at: number;
   readonly bytes: number;
-  readonly disk: number;
   readonly holds: boolean;
+}
+
+/** What references may be to, by kind. */
+export interface Held {
+  readonly 4: readonly Uint8Array[];
+  readonly 5: readonly Uint8Array[];
 }
 
 /**
@@ -18,12 +23,12 @@ export interface Reference {
 export function decodePlainly(
   body: Uint8Array,
   tokenBytes: number,
-  disks: readonly Uint8Array[],
+  held: Held,
   key: Uint8Array,
 ): { bytes: Buffer; references: Reference[] } {
   const output: Uint8Array[] = [];
   const references: Reference[] = [];
-  let [token, payload, outputBytes, page, lastDisk, lastBlock] = [0, tokenBytes, 0, 0, -1, 0];
+  let [token, payload, outputBytes, page, lastSource, lastBlock] = [0, tokenBytes, 0, 0, "", 0];
   const varint = (): number => {
     let value = 0;
     for (let scale = 1; ; scale *= 128) {
@@ -59,23 +64,22 @@ export function decodePlainly(
     else if (kind === 2) {
       copy(count * 4104);
       page += count;
-    } else {
-      const disk = varint();
-      const block = signed() + (disk === lastDisk ? lastBlock : 0);
+    } else if (kind === 4 || kind === 5) {
+      const source = varint();
+      const block = signed() + (`${kind} ${source}` === lastSource ? lastBlock : 0);
       const tag = body.subarray(token, token + 16);
       token += 16;
       const pages = Array.from({ length: count }, (_, i) =>
-        disks[disk]!.subarray((block + i) * PAGE_BYTES, (block + i + 1) * PAGE_BYTES),
+        held[kind][source]!.subarray((block + i) * PAGE_BYTES, (block + i + 1) * PAGE_BYTES),
       );
       references.push({
         at: outputBytes,
         bytes: count * 4104,
-        disk,
         holds: Buffer.compare(runTag(key, pages), tag) === 0,
       });
       for (const content of pages) record(0x28, content);
-      [lastDisk, lastBlock] = [disk, block + count];
-    }
+      [lastSource, lastBlock] = [`${kind} ${source}`, block + count];
+    } else throw new Error(`kind ${kind}`);
   }
   if (payload !== body.length) throw new Error("the payload was not used up");
   return { bytes: Buffer.concat(output), references };
