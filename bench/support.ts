@@ -10,6 +10,7 @@ import {
   PAGE_RECORD_BYTES,
   ZERO_RECORD_BYTES,
 } from "../src/stream/format.ts";
+import { DISK_BLOCKS, diskRecords } from "./disk.ts";
 
 /** Starts a module of bench/ as a process of its own, so that its CPU time is not counted as ours. */
 export function startProcess(name: string, ...args: string[]): ChildProcess {
@@ -65,6 +66,15 @@ export function pageRecords(pages: number, zeroShare = 0, zeroRun = 64): Buffer 
   return Buffer.concat(records);
 }
 
+/** What the pages of a stream are: random bytes, 60 % of them zero, or all on the disk of disk.ts. */
+export type Workload = "literal" | "zero" | "disk";
+
+/** Page records of a workload that can be sent again and again. */
+export function workloadRecords(workload: Workload): { records: Buffer; pages: number } {
+  if (workload === "disk") return { records: diskRecords(), pages: DISK_BLOCKS };
+  return { records: pageRecords(4096, workload === "zero" ? 0.6 : 0), pages: 4096 };
+}
+
 /** The middle one of several runs, and their span. */
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
@@ -99,17 +109,18 @@ export interface Speed {
 
 const PIPELINE_RUNS = 3;
 const PIPELINE_CASES = [
-  ["plain TCP, all pages literal", false, 0],
-  ["TLS, all pages literal", true, 0],
-  ["TLS, 60 % zero pages", true, 0.6],
-] as const;
+  ["plain TCP, all pages literal", false, "literal"],
+  ["TLS, all pages literal", true, "literal"],
+  ["TLS, 60 % zero pages", true, "zero"],
+  ["TLS, all pages on a disk", true, "disk"],
+] as const satisfies readonly (readonly [string, boolean, Workload])[];
 
 /** Measures an end of the pipeline, each run in a process of its own, so that memory is that of one end. */
 export async function pipelineTable(end: "sender" | "receiver"): Promise<string> {
   const rows = [[`${end}, 2 GiB of guest memory`, "GB/s per core", "GB/s by the clock", "memory MB"]];
   for (let run = 0; run < PIPELINE_RUNS; run++) {
-    for (const [name, isTls, zeroShare] of PIPELINE_CASES) {
-      const child = startProcess(`${end}.ts`, String(isTls), String(zeroShare));
+    for (const [name, isTls, workload] of PIPELINE_CASES) {
+      const child = startProcess(`${end}.ts`, isTls ? "tls" : "plain", workload);
       const { perCore, wall, rssBytes } = await firstMessage<Speed>(child);
       rows.push([name, perCore.toFixed(2), wall.toFixed(2), (rssBytes / 1e6).toFixed(0)]);
     }

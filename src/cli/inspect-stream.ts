@@ -1,11 +1,13 @@
 import { type FileHandle, open } from "node:fs/promises";
 import { isatty } from "node:tty";
+import { promisify } from "node:util";
+import { zstdCompress } from "node:zlib";
 import { type Batch, BatchEncoder } from "../compact/encoder.ts";
 import { PAGE_FORMAT } from "../compact/limits.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import { createKernels } from "../migration/kernels.ts";
-import { packBody } from "../migration/packing.ts";
 import { RawWindow } from "../migration/window.ts";
+import { zstdOptions } from "../migration/workers/job.ts";
 import type { StreamHandler } from "../stream/events.ts";
 import type { Inspection } from "../stream/inspection.ts";
 import { StreamInspector } from "../stream/inspector.ts";
@@ -15,6 +17,8 @@ import { MAX_HELD_BYTES, StreamParser } from "../stream/parser.ts";
 const WINDOW_BYTES = 8 * 1024 * 1024;
 /** Batches packed at the same time: Node's thread pool has four threads. */
 const MAX_PACKING = 4;
+
+const compress = promisify(zstdCompress);
 
 /** How the stream would look on the wire (docs/page-format.md), the messages' headers left out. */
 export interface PageFormatReport {
@@ -159,7 +163,7 @@ class PageFormatMeter {
   }
 
   async #pack(body: Buffer): Promise<void> {
-    const packed = await packBody(body);
+    const packed = await compress(body, zstdOptions(body.length, 1));
     this.report.zstdBytes! += Math.min(packed.length, body.length);
   }
 

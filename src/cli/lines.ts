@@ -1,4 +1,5 @@
 /** The lines that stay: what has happened, in words. Pure. */
+import { nameOf } from "../compact/codec.ts";
 import type {
   DestinationSummary,
   DowntimeParts,
@@ -34,6 +35,8 @@ export function logLine(event: MigrationEvent, role: Role): string | undefined {
       return roundLine(event);
     case "limit":
       return `QEMU's downtime-limit is now ${event.downtimeLimitMs} ms: ${event.reason}`;
+    case "codec":
+      return `compression is now ${nameOf(event)}: ${event.reason}`;
     case "switchover":
       return `switchover after ${formatDuration(event.elapsedMs)}: the guest is stopped at the source`;
     case "loaded":

@@ -2,6 +2,7 @@ import { Option } from "commander";
 import { parseAddress } from "../wire/address.ts";
 import { readPskFile } from "../wire/psk.ts";
 import type { Security } from "../wire/transport.ts";
+import { parseThreads } from "./compression.ts";
 import { parseRate } from "./rate.ts";
 import { parseSize } from "./size.ts";
 
@@ -11,6 +12,7 @@ export interface CommonOptions {
   pskFile: string;
   json?: true;
   allowOlderQemu?: true;
+  threads?: number;
   deltaCache?: number;
 }
 
@@ -41,6 +43,12 @@ export const stateDirOption = () =>
     "--state-dir <folder>",
     "what this host keeps: indexes and checkpoints (default: $GODWIT_STATE_DIR, else /var/lib/godwit for root, $XDG_STATE_HOME/godwit for others)",
   );
+
+export const threadsOption = () =>
+  new Option(
+    "--threads <n>",
+    "worker threads for compression; 0: none (default: the cores but one, from 1 to 8)",
+  ).argParser(parseThreads);
 
 export const maxBandwidthOption = () =>
   new Option("--max-bandwidth <rate>", "limit for the link while the guest runs: 60M, 60MB, 500Mbit").argParser(

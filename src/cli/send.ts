@@ -1,6 +1,8 @@
-import { Command } from "commander";
+import { Command, Option } from "commander";
+import { NONE, type Packing } from "../compact/codec.ts";
 import { migrateToPeer } from "../migration/source.ts";
 import type { Address } from "../wire/address.ts";
+import { parseCompression } from "./compression.ts";
 import { EXIT_CODES_HELP } from "./exit-codes.ts";
 import {
   addressOption,
@@ -11,13 +13,15 @@ import {
   maxBandwidthOption,
   pskFileOption,
   qmpOption,
+  threadsOption,
 } from "./options.ts";
 import { runToExit } from "./run.ts";
 
 interface SendOptions extends CommonOptions {
   to: Address;
   maxBandwidth?: number;
-  compress: boolean;
+  /** false: --no-compress. */
+  compress: "auto" | Packing | false;
   diskRefs: boolean;
   checkpointRefs: boolean;
   quit?: true;
@@ -41,7 +45,9 @@ export function sendCommand(): Command {
     .addOption(pskFileOption())
     .addOption(jsonOption())
     .addOption(maxBandwidthOption())
-    .option("--no-compress", "never compress, even where the link is the bottleneck")
+    .addOption(compressOption())
+    .option("--no-compress", "the same as --compress none")
+    .addOption(threadsOption())
     .option("--no-disk-refs", "send pages whole that stand on a disk of the VM")
     .option("--no-checkpoint-refs", "send pages whole that stand in a checkpoint which the destination has kept")
     .addOption(deltaCacheOption())
@@ -50,6 +56,11 @@ export function sendCommand(): Command {
     .addHelpText("after", HELP)
     .action(send);
 }
+
+const compressOption = () =>
+  new Option("--compress <codec>", "auto (by what is the bottleneck), none, lz4, zstd or zstd:LEVEL")
+    .argParser(parseCompression)
+    .default("auto" as const);
 
 function send(options: SendOptions): Promise<never> {
   const words = {
@@ -63,7 +74,8 @@ function send(options: SendOptions): Promise<never> {
       qmpPath: options.qmp,
       to: options.to,
       maxBytesPerSecond: options.maxBandwidth,
-      codec: options.compress ? "auto" : "none",
+      packing: options.compress || NONE,
+      ...(options.threads !== undefined && { threads: options.threads }),
       diskReferences: options.diskRefs,
       checkpointReferences: options.checkpointRefs,
       deltaCacheBytes: options.deltaCache,

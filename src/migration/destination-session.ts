@@ -36,6 +36,8 @@ export interface DestinationOptions {
   once?: boolean;
   /** Lets a VM come from a QEMU newer than ours. */
   allowOlderQemu?: boolean;
+  /** Worker threads; default: the cores to spare. */
+  threads?: number;
   /** Memory for the page cache for deltas; default: cachePagesOf. */
   deltaCacheBytes?: number | undefined;
   /** How disks are opened that pages may be read from; default: openDestinationDisks. */
@@ -93,6 +95,8 @@ export class Session {
       onRoom: () => this.#peer.onRoom(),
       onError: (error) => this.#onStreamError(error),
       wireBytes: () => this.#peer.receivedBytes,
+      ...(options.threads !== undefined && { threads: options.threads }),
+      onWarning: (message) => this.#warn(message),
     });
     this.#peer = new Peer(connection, "receiver", {
       onMessage: (message) => this.#onMessage(message),

@@ -1,6 +1,8 @@
+import type { Packing } from "../compact/codec.ts";
 import type { FormCounts } from "../compact/encoder.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import type { Codec, OfferedCheckpoint } from "../wire/messages.ts";
+import type { CodecCounts } from "./outgoing.ts";
 
 /** How a migration can end. docs/commands.md says what each means for the VM, and its exit code. */
 export type Status =
@@ -74,7 +76,10 @@ export interface SourceSummary {
   deltaBytes: number;
   /** Of the pages of disks and checkpoints those that the destination did not find there: they were sent whole after all. */
   nackedPages: number;
-  bodies: Record<Codec, number>;
+  /** Batches sent, by codec. */
+  bodies: Readonly<Partial<Record<Codec, CodecCounts>>>;
+  /** How bodies were packed at the end, and why; null where nothing was sent. */
+  packing: (Packing & { reason: string }) | null;
   roundTripMs: number | null;
 }
 
@@ -125,6 +130,8 @@ export type MigrationEvent =
   | { event: "receiving"; elapsedMs: number; rawBytes: number; wireBytes: number; linkBytesPerSecond: number }
   /** QEMU's downtime-limit was changed, and why. */
   | { event: "limit"; downtimeLimitMs: number; reason: string }
+  /** Bodies are packed in another way from now on, and why. */
+  | { event: "codec"; codec: Codec; level: number; reason: string }
   | { event: "switchover"; elapsedMs: number }
   | { event: "loaded"; loadMs: number }
   | { event: "committed" }

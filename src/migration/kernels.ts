@@ -22,7 +22,9 @@ interface Exports {
 
 /** The kernels of assembly/ over a memory of their own. Addresses are indexes into `bytes`. */
 export interface Kernels {
-  /** The whole memory, shared. */
+  /** What other threads may work on too. */
+  memory: WebAssembly.Memory;
+  /** All of it. */
   bytes: Uint8Array;
   /** The caller's part of it: [base, base + size). */
   base: number;
@@ -39,6 +41,7 @@ export function createKernels(size: number): Kernels {
   const exports = instantiateKernels(memory) as unknown as Exports;
   const bytes = new Uint8Array(memory.buffer);
   return {
+    memory,
     bytes,
     base: RESERVED_BYTES,
     scanner: new KernelScanner(exports, bytes),

@@ -170,7 +170,7 @@ export class Peer {
     const ping = this.#pings.shift();
     if (ping === undefined) return;
     // The sender's messages are acknowledged by ACKs.
-    if (this.#isReceiver) this.backlog.acked(ping.sentBytes, nowMs);
+    if (this.#isReceiver) this.backlog.acked(ping.sentBytes, ping.sentBytes, nowMs);
     ping.answered();
   }
 }

@@ -1,38 +1,38 @@
 import { randomBytes } from "node:crypto";
 import type net from "node:net";
-import { availableParallelism } from "node:os";
 import { CacheForms } from "../compact/cache-forms.ts";
-import { CodecChoice } from "../compact/codec.ts";
+import { CodecChoice, type Packing } from "../compact/codec.ts";
 import { type Batch, BatchEncoder, type FormCounts, type PlaceFound } from "../compact/encoder.ts";
+import { BATCH_PAYLOAD_BYTES } from "../compact/limits.ts";
 import { type IndexedPlaces, PlaceMatcher, placeMatcherBytes } from "../compact/place-matcher.ts";
 import { xxh3Secret } from "../compact/xxh3-secret.ts";
 import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";
 import { StreamParser } from "../stream/parser.ts";
 import type { Backlog } from "../wire/backlog.ts";
-import { encodeMessage, writeDataHeader, writeRepairHeader } from "../wire/encoding.ts";
-import {
-  type Codec,
-  DATA_HEADER_BYTES,
-  type DataHeader,
-  REPAIR_HEADER_BYTES,
-  type RepairHeader,
-} from "../wire/messages.ts";
+import { writeRepairHeader } from "../wire/encoding.ts";
+import { type Codec, type Message, REPAIR_HEADER_BYTES, type RepairHeader } from "../wire/messages.ts";
+import { type Hold, Holds } from "./holds.ts";
 import { type Intake, openIntake } from "./intake.ts";
 import { createKernels } from "./kernels.ts";
+import { type CodecCounts, Outgoing } from "./outgoing.ts";
 import { Pacer } from "./pacer.ts";
-import { packBody } from "./packing.ts";
 import { PlaceReferences } from "./references.ts";
 import { RawWindow, WINDOW_MEMORY_BYTES } from "./window.ts";
+import { defaultThreads } from "./workers/threads.ts";
+import { Workbench } from "./workers/workbench.ts";
 
 /** How long bytes wait for more before they are sent as a batch that is not full. */
 const FLUSH_MS = 1;
 /** How long bytes that the parser holds back wait for the rest of their record before they go out as they are. */
 const AHEAD_MS = 20;
-/** More pieces than this are gathered into one before they are sent: each costs the socket more than moving 4 KiB. */
-const MAX_PIECES = 8;
-/** Bodies packed at the same time; Node's thread pool has four threads unless told otherwise. */
-const MAX_PACKING = 4;
+/** And for how long they may wait while what went before them has not left: fewer and larger batches pack better. */
+const PATIENT_FLUSH_MS = 8;
+/** Bodies that are packed or wait for it, so that no thread is ever idle; those that one read of the stream makes come on top. */
+const BODIES_A_THREAD = 2;
+const BODIES_A_READ = 4;
+
+type Acknowledgement = Omit<Extract<Message, { type: "ACK" }>, "type">;
 
 /** What the sender writes to. */
 export interface Outlet {
@@ -57,8 +57,12 @@ export interface SenderOptions {
   windowBytes?: number;
   /** Wire bytes per second at most, while the guest runs. */
   maxBytesPerSecond?: number | undefined;
-  /** "auto" packs where the link is the bottleneck. */
-  codec?: "auto" | "none";
+  /** How bodies are packed; "auto", the default: by what is the bottleneck. */
+  packing?: "auto" | Packing;
+  /** Threads that pack, beside this one; default: defaultThreads(). */
+  threads?: number;
+  /** The choice of packing has changed. */
+  onPacking?: (packing: Packing, reason: string) => void;
   referable?: Referable;
   /** Slots of the page cache; it needs `referable`, whose key is that of its tags too. */
   cachePages?: number;
@@ -70,16 +74,10 @@ export interface SenderOptions {
   now?: () => number;
 }
 
-/** A batch on its way: in order, whatever the order in which packing ends. */
-interface Frame {
-  type: "DATA" | "END";
-  chunks: Uint8Array[] | undefined;
-}
-
 /**
  * Source QEMU's stream → parse → encode → frames, with back-pressure on the source QEMU.
  *
- * Bounded: the raw window (64 MiB), at most MAX_PACKING bodies being packed, and in flight no more than `Backlog` allows.
+ * Bounded: the raw window (64 MiB), a few bodies for each thread, and in flight no more than `Backlog` allows.
  */
 export class StreamSender {
   readonly #outlet: Outlet;
@@ -89,12 +87,12 @@ export class StreamSender {
   readonly #parser: StreamParser;
   readonly #encoder: BatchEncoder;
   readonly #references: PlaceReferences | undefined;
-  readonly #codecChoice: CodecChoice;
+  readonly #maxPacking: number;
+  readonly #workbench: Workbench;
+  readonly #choice: CodecChoice;
+  readonly #outgoing: Outgoing;
+  readonly #holds = new Holds();
   readonly #pacer: Pacer;
-  readonly #frames: Frame[] = [];
-  readonly #codecCounts: Record<Codec, number> = { none: 0, zstd: 0 };
-  #packing = 0;
-  #packingBytes = 0;
   #intake: Intake | undefined;
   #isPaused = false;
   #isUrgent = false;
@@ -126,7 +124,19 @@ export class StreamSender {
     }
     this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent, this.#references, cache);
     this.#parser = new StreamParser(kernels.scanner, this.#encoder);
-    this.#codecChoice = new CodecChoice(Math.min(availableParallelism(), MAX_PACKING));
+    const { packing = "auto", threads = defaultThreads(), onWarning = () => {} } = options;
+    this.#maxPacking = Math.max(1, threads) * BODIES_A_THREAD;
+    this.#workbench = new Workbench(this.#maxPacking + BODIES_A_READ, threads, onWarning);
+    this.#choice = new CodecChoice(threads, packing === "auto" ? undefined : packing, options.onPacking);
+    this.#outgoing = new Outgoing({
+      bytes: kernels.bytes,
+      workbench: this.#workbench,
+      write: (type, chunks) => this.#write(type, chunks),
+      onPacked: (packing, bodyBytes, packedBytes, ms) => {
+        this.#choice.packed(packing, bodyBytes, packedBytes, ms);
+        this.#resumeIfPossible();
+      },
+    });
     this.#pacer = new Pacer(options.maxBytesPerSecond);
   }
 
@@ -145,9 +155,14 @@ export class StreamSender {
   get nackedPages(): number {
     return this.#references?.nackedPages ?? 0;
   }
-  /** Bodies sent by codec. */
-  get codecCounts(): Readonly<Record<Codec, number>> {
-    return this.#codecCounts;
+  /** Bodies sent, by codec. */
+  get bodies(): Readonly<Record<Codec, CodecCounts>> {
+    return this.#outgoing.counts;
+  }
+  /** How bodies are packed by now, and why. */
+  get packing(): Packing & { reason: string } {
+    const { codec, level } = this.#choice.current;
+    return { codec, level, reason: this.#choice.reason };
   }
   /** Whether the source QEMU has closed its end. */
   get hasEnded(): boolean {
@@ -160,6 +175,7 @@ export class StreamSender {
 
   /** Starts to read the accepted (and paused) socket that the source QEMU writes to. */
   start(accepted: net.Socket): void {
+    this.#workbench.start();
     this.#intake = openIntake(accepted, this.#window, {
       onBytes: (_bytes, isDrained) => this.#onBytes(isDrained),
       onEnd: () => this.#onEnd(),
@@ -194,15 +210,15 @@ export class StreamSender {
     this.#pacer.isLifted = false;
   }
 
-  /** The peer has received `wireBytes` of messages and written the stream up to `rawOffset` into its QEMU. */
-  acknowledge(rawOffset: number, wireBytes: number): void {
+  /** See ACK in docs/wire-protocol.md. @throws GodwitError PEER_BAD_ACK */
+  acknowledge({ rawOffset, wireBytes, receivedBytes }: Acknowledgement): void {
     if (rawOffset > this.#encoder.offset) {
       throw new GodwitError("PEER_BAD_ACK", "the peer acknowledged bytes that were not sent", { rawOffset });
     }
     this.#ackedRawBytes = Math.max(this.#ackedRawBytes, rawOffset);
     this.#window.release(this.#ackedRawBytes);
     this.#references?.acknowledged(this.#ackedRawBytes);
-    this.#outlet.backlog.acked(wireBytes, this.#now());
+    this.#outlet.backlog.acked(wireBytes, receivedBytes, this.#now());
     this.#resumeIfPossible();
   }
 
@@ -232,6 +248,7 @@ export class StreamSender {
   stop(): void {
     this.#isStopped = true;
     for (const timer of [this.#flushTimer, this.#aheadTimer, this.#paceTimer]) clearTimeout(timer);
+    this.#workbench.stop();
     this.#intake?.socket.destroy();
   }
 
@@ -255,19 +272,27 @@ export class StreamSender {
   }
 
   #hasRoom(): boolean {
-    const waitMs = this.#pacer.waitMs(this.#now());
-    if (waitMs > 0 && this.#paceTimer === undefined) {
-      this.#paceTimer = setTimeout(() => {
+    const now = this.#now();
+    const hold = this.#holdAt(now);
+    this.#holds.set(hold, now);
+    return hold === undefined;
+  }
+
+  /** What holds the source back; nothing while there is room. */
+  #holdAt(now: number): Hold | undefined {
+    const waitMs = this.#pacer.waitMs(now);
+    if (waitMs > 0) {
+      this.#paceTimer ??= setTimeout(() => {
         this.#paceTimer = undefined;
         this.#resumeIfPossible();
       }, waitMs);
+      return "link";
     }
-    return (
-      waitMs <= 0 &&
-      this.#window.hasRoom &&
-      this.#packing < MAX_PACKING &&
-      this.#outlet.backlog.inFlightBytes + this.#packingBytes < this.#outlet.backlog.allowanceBytes
-    );
+    const { inFlightBytes, onLinkBytes, allowanceBytes } = this.#outlet.backlog;
+    const comingBytes = this.#outgoing.packingBytes * this.#choice.ratio;
+    if (inFlightBytes + comingBytes >= allowanceBytes) return onLinkBytes > inFlightBytes / 2 ? "link" : "other";
+    if (this.#outgoing.packing >= this.#maxPacking) return "packing";
+    return this.#window.hasRoom ? undefined : "other";
   }
 
   #resumeIfPossible(): void {
@@ -277,11 +302,19 @@ export class StreamSender {
   }
 
   #flushSoon(): void {
-    this.#flushTimer ??= setTimeout(() => {
-      this.#flushTimer = undefined;
-      this.#encoder.flush();
-    }, FLUSH_MS);
+    this.#flushTimer ??= setTimeout(() => this.#flushOpen(this.#now()), FLUSH_MS);
     if (this.#heldBytes() > 0) this.#aheadTimer ??= setTimeout(() => this.#flush(), AHEAD_MS);
+  }
+
+  /** Nobody waits for an open batch while what went before it has not left. */
+  #flushOpen(sinceMs: number): void {
+    const isWaiting = this.#outgoing.packing > 0 || this.#outlet.backlog.inFlightBytes > BATCH_PAYLOAD_BYTES / 4;
+    if (isWaiting && this.#now() - sinceMs < PATIENT_FLUSH_MS) {
+      this.#flushTimer = setTimeout(() => this.#flushOpen(sinceMs), FLUSH_MS);
+      return;
+    }
+    this.#flushTimer = undefined;
+    this.#encoder.flush();
   }
 
   /** Bytes that were read and are in no batch: the parser waits for the rest of their record. */
@@ -300,95 +333,29 @@ export class StreamSender {
     if (this.#isStopped) return;
     this.#hasEnded = true;
     this.#flush();
-    this.#enqueue({ type: "END", chunks: [encodeMessage({ type: "END", rawBytes: this.rawBytes })] });
+    this.#outgoing.end(this.rawBytes);
   }
 
   #sendBatch(batch: Batch): void {
-    const bodyBytes = batch.tokens.length + batch.payloadBytes;
-    const header = { rawOffset: batch.rawOffset, rawBytes: batch.rawBytes, bodyBytes, tokenBytes: batch.tokens.length };
-    const codec =
-      this.#options.codec === "none"
-        ? "none"
-        : this.#codecChoice.choose(this.#limitingBytesPerSecond(), this.#isUrgent);
-    if (codec === "zstd") this.#pack(header, this.#gather(batch));
-    else this.#enqueue({ type: "DATA", chunks: this.#plainChunks(header, batch) });
-  }
-
-  /** The speed of the link, or the rate that a user allows it, where that is what holds the migration back. */
-  #limitingBytesPerSecond(): number | undefined {
     const now = this.#now();
-    const { backlog } = this.#outlet;
-    const link = backlog.isLimiting(now) ? backlog.goodputBytesPerSecond : Number.POSITIVE_INFINITY;
-    const limit = Math.min(link, this.#pacer.limitingBytesPerSecond(now));
-    return Number.isFinite(limit) ? limit : undefined;
+    const link = this.#linkBytesPerSecond(now);
+    if (this.#choice.isDue(now)) this.#choice.decide({ linkBytesPerSecond: link, ...this.#holds.take(now) }, now);
+    const bodyBytes = batch.tokens.length + batch.payloadBytes;
+    const packing = this.#isUrgent ? this.#choice.nextUrgent(bodyBytes, link) : this.#choice.next(bodyBytes);
+    this.#outgoing.send(batch, packing);
   }
 
-  /** Header and tokens in one chunk, then the payload where it stands. */
-  #plainChunks(header: Omit<DataHeader, "codec" | "encodedBytes">, batch: Batch): Uint8Array[] {
-    this.#codecCounts.none++;
-    const head = Buffer.allocUnsafe(DATA_HEADER_BYTES + batch.tokens.length);
-    writeDataHeader(head, 0, { ...header, codec: "none", encodedBytes: header.bodyBytes });
-    head.set(batch.tokens, DATA_HEADER_BYTES);
-    if (batch.hasDifferences || batch.pieces.length > 2 * MAX_PIECES)
-      return [head, this.#gather(batch).subarray(batch.tokens.length)];
-    const chunks: Uint8Array[] = [head];
-    for (let i = 0; i < batch.pieces.length; i += 2) {
-      chunks.push(this.#window.bytes.subarray(batch.pieces[i], batch.pieces[i + 1]));
-    }
-    return chunks;
+  /** The speed of the link as far as it was seen, or the rate that a user allows it. */
+  #linkBytesPerSecond(now: number): number {
+    return Math.min(this.#outlet.backlog.goodputBytesPerSecond, this.#pacer.limitingBytesPerSecond(now));
   }
 
-  /** The whole body in one piece. */
-  #gather(batch: Batch): Buffer {
-    const body = Buffer.allocUnsafe(batch.tokens.length + batch.payloadBytes);
-    body.set(batch.tokens);
-    let at = batch.tokens.length;
-    for (let i = 0; i < batch.pieces.length; i += 2) {
-      const piece = this.#window.bytes.subarray(batch.pieces[i], batch.pieces[i + 1]);
-      body.set(piece, at);
-      at += piece.length;
-    }
-    return body;
-  }
-
-  #pack(header: Omit<DataHeader, "codec" | "encodedBytes">, body: Buffer): void {
-    const frame: Frame = { type: "DATA", chunks: undefined };
-    const startMs = this.#now();
-    this.#packing++;
-    this.#packingBytes += body.length;
-    this.#enqueue(frame);
-    packBody(body).then(
-      (packed) => {
-        this.#packing--;
-        this.#packingBytes -= body.length;
-        this.#codecChoice.packed(body.length, packed.length, this.#now() - startMs);
-        const codec = packed.length < body.length ? "zstd" : "none";
-        const encoded = codec === "zstd" ? packed : body;
-        this.#codecCounts[codec]++;
-        const head = Buffer.allocUnsafe(DATA_HEADER_BYTES);
-        writeDataHeader(head, 0, { ...header, codec, encodedBytes: encoded.length });
-        frame.chunks = [head, encoded];
-        this.#writeReadyFrames();
-        this.#resumeIfPossible();
-      },
-      (cause) => this.#fail(new GodwitError("MIGRATION_PACKING", "a body could not be packed", {}, { cause })),
-    );
-  }
-
-  #enqueue(frame: Frame): void {
-    this.#frames.push(frame);
-    this.#writeReadyFrames();
-  }
-
-  #writeReadyFrames(): void {
-    for (let frame = this.#frames[0]; frame?.chunks !== undefined; frame = this.#frames[0]) {
-      this.#frames.shift();
-      if (this.#isStopped) return;
-      let bytes = 0;
-      for (const chunk of frame.chunks) bytes += chunk.length;
-      this.#pacer.sent(bytes, this.#now());
-      this.#outlet.writeAs(frame.type, frame.chunks);
-    }
+  #write(type: "DATA" | "END", chunks: readonly Uint8Array[]): void {
+    if (this.#isStopped) return;
+    let bytes = 0;
+    for (const chunk of chunks) bytes += chunk.length;
+    this.#pacer.sent(bytes, this.#now());
+    this.#outlet.writeAs(type, chunks);
   }
 
   #fail(error: GodwitError): void {

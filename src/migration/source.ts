@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { cachePagesOf } from "../compact/cache-size.ts";
+import type { Packing } from "../compact/codec.ts";
 import { DISK, PAGE_FORMAT } from "../compact/limits.ts";
 import { TAG_KEY_BYTES } from "../compact/page-kernels.ts";
 import { SwitchoverLimit } from "../control/switchover-limit.ts";
@@ -35,6 +36,7 @@ const CONNECT_TIMEOUT_MS = 20_000;
 const RUNNING_TIMEOUT_MS = 60_000;
 /** How often progress is reported. */
 const PROGRESS_MS = 250;
+const NO_BODIES: SourceSummary["bodies"] = {};
 const NO_PAGES: Pages = {
   zeroPages: 0,
   diskPages: 0,
@@ -52,8 +54,10 @@ export interface SourceOptions {
   security: Security;
   /** Wire bytes per second at most, while the guest runs. */
   maxBytesPerSecond?: number | undefined;
-  /** "none" never compresses. */
-  codec?: "auto" | "none";
+  /** How bodies are packed; "auto", the default: by what is the bottleneck. */
+  packing?: "auto" | Packing;
+  /** Worker threads; default: the cores to spare. */
+  threads?: number;
   /** Sends pages that stand on a disk of the VM as references to it; default: true. */
   diskReferences?: boolean;
   /** Sends pages that stand in a checkpoint which the destination holds as references to it; default: true. */
@@ -197,12 +201,15 @@ class SourceMigration {
       roundTripMs,
       checkpoint: newestOf(welcome.checkpoints),
     });
-    await this.#failure.or(Promise.all([this.#disks.index(welcome.disks), this.#checkpoints.received()]));
+    const indexing = this.#disks.index(welcome.disks);
+    indexing.catch((error) => this.#failure.report(error));
+    // A checkpoint has most of what stands on the disks: these are then looked through beside the migration.
+    await this.#failure.or(welcome.checkpoints.length > 0 ? this.#checkpoints.received() : indexing);
   }
 
   /** From `migrate` until all is at the destination, loaded, and the source QEMU is stopped for good. */
   async #stream(): Promise<void> {
-    const { onEvent, maxBytesPerSecond, codec, qmpPath } = this.#options;
+    const { onEvent, maxBytesPerSecond, packing, threads, qmpPath } = this.#options;
     const [qmp, vm, peer] = [this.#qmp!, this.#vm!, this.#peer!];
     await using folder = await makeSocketFolder(qmpPath);
     await using server = await listenOnce(join(folder.path, "source.sock"));
@@ -211,7 +218,9 @@ class SourceMigration {
       windowBytes,
       cachePages: Math.min(cachePages, this.#cachePages),
       maxBytesPerSecond,
-      codec: codec ?? "auto",
+      ...(packing && { packing }),
+      ...(threads !== undefined && { threads }),
+      onPacking: ({ codec, level }, reason) => onEvent({ event: "codec", codec, level, reason }),
       referable: {
         // A checkpoint first: its pages stand in the order of memory, and do not change.
         places: [...this.#checkpoints.places, ...this.#disks.places],
@@ -400,7 +409,7 @@ class SourceMigration {
       case "ABORT":
         return this.#failure.report(new PeerAborted(message.code, message.message));
       case "ACK":
-        return this.#sender?.acknowledge(message.rawOffset, message.wireBytes);
+        return this.#sender?.acknowledge(message);
       case "HASHES":
         return this.#checkpoints.onHashes(message);
       case "NACK":
@@ -447,7 +456,8 @@ class SourceMigration {
       pages: pagesOf(this.#sender?.counts ?? NO_PAGES),
       deltaBytes: this.#sender?.counts.deltaBytes ?? 0,
       nackedPages: this.#sender?.nackedPages ?? 0,
-      bodies: { none: 0, zstd: 0, ...this.#sender?.codecCounts },
+      bodies: this.#sender?.bodies ?? NO_BODIES,
+      packing: this.#sender?.packing ?? null,
       roundTripMs: this.#peer?.backlog.minRttMs ?? null,
     };
   }

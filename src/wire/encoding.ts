@@ -162,7 +162,10 @@ export function encodeMessage(message: Message): Uint8Array {
     case "RUNNING":
       return frame(message.type, jsonOf(message));
     case "ACK":
-      return frame(message.type, u64(message.type, message.rawOffset), u64(message.type, message.wireBytes));
+      return frame(
+        message.type,
+        ...[message.rawOffset, message.wireBytes, message.receivedBytes].map((value) => u64(message.type, value)),
+      );
     case "RETURN":
       return frame(message.type, u64(message.type, message.returnOffset), message.bytes);
     case "END":
@@ -246,7 +249,12 @@ export function decodeMessage(type: Exclude<MessageType, BulkType>, payload: Uin
     case "ABORT":
       return { type, ...parse(type, abortSchema, payload) };
     case "ACK":
-      return { type, rawOffset: offsetAt(type, payload, 0), wireBytes: offsetAt(type, payload, 8) };
+      return {
+        type,
+        rawOffset: offsetAt(type, payload, 0),
+        wireBytes: offsetAt(type, payload, 8),
+        receivedBytes: offsetAt(type, payload, 16),
+      };
     case "RETURN":
       return { type, returnOffset: offsetAt(type, payload, 0), bytes: payload.slice(8) };
     case "END":

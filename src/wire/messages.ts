@@ -44,9 +44,9 @@ export const FIRST_OPTIONAL_CODE = 0x80;
 export const MAX_TEXT_LENGTH = 4096;
 
 /** How a DATA body is packed. */
-export type Codec = "none" | "zstd";
+export type Codec = "none" | "zstd" | "lz4";
 /** In the order of their numbers on the wire. */
-export const CODECS: readonly Codec[] = ["none", "zstd"];
+export const CODECS: readonly Codec[] = ["none", "zstd", "lz4"];
 
 interface Shape {
   readonly code: number;
@@ -67,7 +67,7 @@ export const SHAPES = {
   WELCOME: json(0x02, GREETING_BYTES),
   REFUSE: json(0x03),
   DATA: { code: 0x10, minBytes: DATA_FIELDS_BYTES + 1, maxBytes: DATA_FIELDS_BYTES + MAX_BODY_BYTES },
-  ACK: fixed(0x11, 16),
+  ACK: fixed(0x11, 24),
   RETURN: { code: 0x12, minBytes: 8 + 1, maxBytes: 8 + MAX_RETURN_BYTES },
   END: fixed(0x13, 8),
   RETURN_END: fixed(0x14, 8),
@@ -171,7 +171,7 @@ export type Message =
   | ({ readonly type: "HELLO" } & z.infer<typeof helloSchema>)
   | ({ readonly type: "WELCOME" } & z.infer<typeof welcomeSchema>)
   | ({ readonly type: "REFUSE" } & z.infer<typeof refuseSchema>)
-  | { readonly type: "ACK"; readonly rawOffset: number; readonly wireBytes: number }
+  | { readonly type: "ACK"; readonly rawOffset: number; readonly wireBytes: number; readonly receivedBytes: number }
   | { readonly type: "RETURN"; readonly returnOffset: number; readonly bytes: Uint8Array }
   | { readonly type: "END"; readonly rawBytes: number }
   | { readonly type: "RETURN_END"; readonly returnBytes: number }

@@ -144,7 +144,7 @@ async function faultySender(pair: Pair, port: number, saysCommit: boolean): Prom
     onMessage: (message) => {
       if (message.type === "WELCOME") welcome.resolve();
       if (message.type === "LOADED") loaded.resolve();
-      if (message.type === "ACK") sender?.acknowledge(message.rawOffset, message.wireBytes);
+      if (message.type === "ACK") sender?.acknowledge(message);
       if (message.type === "RETURN") sender?.writeReturn(message.bytes);
     },
   });

@@ -69,7 +69,11 @@ const summary: SourceSummary = {
   },
   deltaBytes: 3 * MIB,
   nackedPages: 17,
-  bodies: { none: 3, zstd: 700 },
+  bodies: {
+    none: { bodies: 3, bodyBytes: 9000, wireBytes: 9000 },
+    zstd: { bodies: 700, bodyBytes: 125 * MIB, wireBytes: 63 * MIB },
+  },
+  packing: { codec: "zstd", level: 1, reason: "to begin with" },
   roundTripMs: 0.4,
 };
 

@@ -209,7 +209,7 @@ test("lists are bounded", () => {
 test("what would be sent is that of the encoder, also packed", async () => {
   const stream = begin().part(2).zero(0, "pc.ram").zero(1).zero(2).eos().footer(2).u8(0).build();
   const { pageFormat } = await inspectBytes(stream);
-  expect(pageFormat).toMatchObject({ version: 2, batches: 1, payloadBytes: stream.length - 2 * 9, zstdBytes: null });
+  expect(pageFormat).toMatchObject({ version: 3, batches: 1, payloadBytes: stream.length - 2 * 9, zstdBytes: null });
 });
 
 describe("the command", () => {
