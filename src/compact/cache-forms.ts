@@ -41,6 +41,8 @@ type OpenRun = { -readonly [Key in keyof FormRun]: FormRun[Key] } & { record: nu
 
 /** Finds cheaper forms for pages by what the page cache holds, and keeps that up: the sender's end of the cache. */
 export class CacheForms {
+  /** No page will be sent again: none is put in any more. */
+  isLastRound = false;
   readonly #kernels: PageKernels;
   readonly #cache: PageCache;
   readonly #samePages: SamePages;
@@ -166,6 +168,7 @@ export class CacheForms {
     const content = this.#words[NEWER]!;
     const isHashed = this.#samePages.isWorthLooking(this.#sampleOf(content));
     if (isHashed && this.#findSame()) return SAME;
+    if (this.isLastRound) return KIND.literal;
     this.#slot = own === NO_SLOT ? this.#cache.admit() : own;
     if (this.#slot === NO_SLOT) return KIND.literal;
     this.#kernels.copyPages(content, 0, this.#slots + this.#slot * PAGE_BYTES, 0, 1);
