@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
+import type { PlaceFound } from "../compact/batch-writer.ts";
 import { CacheForms } from "../compact/cache-forms.ts";
-import type { PlaceFound } from "../compact/encoder.ts";
 import { type IndexedPlaces, PlaceMatcher, placeMatcherBytes } from "../compact/place-matcher.ts";
 import { xxh3Secret } from "../compact/xxh3-secret.ts";
 import { createKernelsWithCache, type Kernels, NO_CACHE_MEMORY } from "./kernels.ts";

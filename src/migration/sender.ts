@@ -1,7 +1,8 @@
 import type net from "node:net";
+import type { Batch, PlaceFound } from "../compact/batch-writer.ts";
 import type { CacheForms } from "../compact/cache-forms.ts";
 import { CodecChoice, type Packing } from "../compact/codec.ts";
-import { type Batch, BatchEncoder, type FormCounts, type PlaceFound } from "../compact/encoder.ts";
+import { BatchEncoder, type FormCounts } from "../compact/encoder.ts";
 import { BATCH_PAYLOAD_BYTES } from "../compact/limits.ts";
 import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";

@@ -1,8 +1,9 @@
 import { randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import type { PlaceFound } from "../../src/compact/batch-writer.ts";
 import { CheckpointIndex } from "../../src/compact/checkpoint-index.ts";
-import { BatchEncoder, type FormCounts, type PlaceFound } from "../../src/compact/encoder.ts";
+import { BatchEncoder, type FormCounts } from "../../src/compact/encoder.ts";
 import { CHECKPOINT, DISK } from "../../src/compact/limits.ts";
 import { PageIndex } from "../../src/compact/page-index.ts";
 import { type IndexedPlaces, PlaceMatcher, placeMatcherBytes } from "../../src/compact/place-matcher.ts";
