@@ -1,11 +1,9 @@
-import { randomBytes } from "node:crypto";
 import type net from "node:net";
-import { CacheForms } from "../compact/cache-forms.ts";
+import type { Batch, PlaceFound } from "../compact/batch-writer.ts";
+import type { CacheForms } from "../compact/cache-forms.ts";
 import { CodecChoice, type Packing } from "../compact/codec.ts";
-import { type Batch, BatchEncoder, type FormCounts, type PlaceFound } from "../compact/encoder.ts";
+import { BatchEncoder, type FormCounts } from "../compact/encoder.ts";
 import { BATCH_PAYLOAD_BYTES } from "../compact/limits.ts";
-import { type IndexedPlaces, PlaceMatcher, placeMatcherBytes } from "../compact/place-matcher.ts";
-import { xxh3Secret } from "../compact/xxh3-secret.ts";
 import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";
 import { StreamParser } from "../stream/parser.ts";
@@ -14,11 +12,11 @@ import { writeRepairHeader } from "../wire/encoding.ts";
 import { type Codec, type Message, REPAIR_HEADER_BYTES, type RepairHeader } from "../wire/messages.ts";
 import { type Hold, Holds } from "./holds.ts";
 import { type Intake, openIntake } from "./intake.ts";
-import { createKernels } from "./kernels.ts";
 import { type CodecCounts, Outgoing } from "./outgoing.ts";
 import { Pacer } from "./pacer.ts";
 import { PlaceReferences } from "./references.ts";
-import { RawWindow, WINDOW_MEMORY_BYTES } from "./window.ts";
+import { createSenderKernels, type Referable } from "./sender-kernels.ts";
+import { RawWindow } from "./window.ts";
 import { defaultThreads } from "./workers/threads.ts";
 import { Workbench } from "./workers/workbench.ts";
 
@@ -40,16 +38,6 @@ export interface Outlet {
   readonly backlog: Backlog;
   /** Queues an encoded message, in order. Its chunks are not changed until the peer has acknowledged them. */
   writeAs(type: "DATA" | "END" | "REPAIR", chunks: readonly Uint8Array[]): void;
-}
-
-/** What pages may be sent as references to. */
-export interface Referable {
-  /** Looked in from the first to the last. */
-  readonly places: readonly IndexedPlaces[];
-  /** The key of their tags. */
-  readonly tagKey: Uint8Array;
-  /** What people call one of them. */
-  nameOf(source: Pick<PlaceFound, "kind" | "source">): string;
 }
 
 export interface SenderOptions {
@@ -87,6 +75,7 @@ export class StreamSender {
   readonly #parser: StreamParser;
   readonly #encoder: BatchEncoder;
   readonly #references: PlaceReferences | undefined;
+  readonly #cache: CacheForms | undefined;
   readonly #maxPacking: number;
   readonly #workbench: Workbench;
   readonly #choice: CodecChoice;
@@ -108,23 +97,13 @@ export class StreamSender {
     this.#outlet = outlet;
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
-    const { referable, cachePages = 0 } = options;
-    const matcherBytes = placeMatcherBytes(referable?.places.length ?? 0);
-    const kernels = createKernels(WINDOW_MEMORY_BYTES + CacheForms.memoryBytes(cachePages) + matcherBytes);
-    const { pages, bytes, base } = kernels;
+    const { referable, cachePages = 0, packing = "auto", threads = defaultThreads(), onWarning = () => {} } = options;
+    const { kernels, matcher, cache } = createSenderKernels(referable, cachePages, onWarning);
     this.#window = new RawWindow(kernels, options.windowBytes);
-    const cacheAt = base + WINDOW_MEMORY_BYTES;
-    const matcherAt = cacheAt + CacheForms.memoryBytes(cachePages);
-    let cache: CacheForms | undefined;
-    if (referable !== undefined) {
-      const { places, tagKey } = referable;
-      const matcher = places.length > 0 ? new PlaceMatcher(pages, bytes, matcherAt, places, tagKey) : undefined;
-      this.#references = new PlaceReferences(matcher, (source) => this.#onSwitchedOff(source));
-      if (cachePages > 0) cache = new CacheForms(pages, bytes, cacheAt, cachePages, tagKey, randomSecret());
-    }
+    if (referable !== undefined) this.#references = new PlaceReferences(matcher, (place) => this.#onSwitchedOff(place));
+    this.#cache = cache;
     this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent, this.#references, cache);
     this.#parser = new StreamParser(kernels.scanner, this.#encoder);
-    const { packing = "auto", threads = defaultThreads(), onWarning = () => {} } = options;
     this.#maxPacking = Math.max(1, threads) * BODIES_A_THREAD;
     this.#workbench = new Workbench(this.#maxPacking + BODIES_A_READ, threads, onWarning);
     this.#choice = new CodecChoice(threads, packing === "auto" ? undefined : packing, options.onPacking);
@@ -200,6 +179,7 @@ export class StreamSender {
   hurry(): void {
     this.#isUrgent = true;
     this.#pacer.isLifted = true;
+    if (this.#cache !== undefined) this.#cache.isLastRound = true;
     if (!this.#isPaused) this.#flush();
     this.#resumeIfPossible();
   }
@@ -208,6 +188,7 @@ export class StreamSender {
   calmDown(): void {
     this.#isUrgent = false;
     this.#pacer.isLifted = false;
+    if (this.#cache !== undefined) this.#cache.isLastRound = false;
   }
 
   /** See ACK in docs/wire-protocol.md. @throws GodwitError PEER_BAD_ACK */
@@ -363,9 +344,4 @@ export class StreamSender {
     this.stop();
     this.#options.onError(error);
   }
-}
-
-/** A guest that knew the secret could make pages that are taken for equal, and compared in vain. */
-function randomSecret(): Uint8Array {
-  return xxh3Secret(randomBytes(8).readBigUInt64LE());
 }

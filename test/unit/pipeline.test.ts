@@ -13,6 +13,7 @@ import { Peer } from "../../src/migration/peer.ts";
 import { StreamReceiver } from "../../src/migration/receiver.ts";
 import { type SenderOptions, StreamSender } from "../../src/migration/sender.ts";
 import { WINDOW_BYTES } from "../../src/migration/window.ts";
+import { Backlog } from "../../src/wire/backlog.ts";
 import type { Codec, Message } from "../../src/wire/messages.ts";
 import { connect, listen } from "../../src/wire/transport.ts";
 import { TAG_KEY } from "./support/disk-bodies.ts";
@@ -256,6 +257,22 @@ test.each<[string, PipelineOptions]>([
   });
   expect(p.receiver.nackedPages).toBe(0);
   expect(p.senderPeer.wireBytes).toBeLessThan(pages * 4104 * 1.6);
+});
+
+test("without memory for the page cache: said once, and everything is sent", () => {
+  const outlet = { backlog: new Backlog(), writeAs: () => {} };
+  const warnings: string[] = [];
+  const referable = { places: [], tagKey: TAG_KEY, nameOf: () => "" };
+  const onWarning = (message: string) => void warnings.push(message);
+  const cachePages = 2 ** 21; // 8 GiB: more than kernels can address
+  const sender = new StreamSender(outlet, { referable, cachePages, onWarning, onError: () => {} });
+  sender.stop();
+  const nothing = () => {};
+  const events = { send: nothing, onRoom: nothing, onError: nothing, onWarning, wireBytes: () => 0 };
+  const receiver = new StreamReceiver({ ...events, cachePages });
+  expect(receiver.cachePages).toBe(0);
+  expect(warnings).toEqual(Array(2).fill("there is no memory for the page cache: pages that change are sent whole"));
+  receiver.stop();
 });
 
 test("the return path is carried, and its end too", async () => {
