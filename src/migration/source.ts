@@ -15,6 +15,7 @@ import type { Address } from "../wire/address.ts";
 import type { Message } from "../wire/messages.ts";
 import { connect, type Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
+import { CpuMeter } from "./costs.ts";
 import { Downtime } from "./downtime.ts";
 import type { EventListener, Pages, SourceSummary, Status } from "./events.ts";
 import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
@@ -95,6 +96,7 @@ class SourceMigration {
   readonly #running = Promise.withResolvers<number>();
   readonly #downtime = new Downtime();
   readonly #startMs = performance.now();
+  readonly #cpu = new CpuMeter();
   #phase: Phase = "checking";
   #qmp: QmpClient | undefined;
   #vm: SourceVm | undefined;
@@ -455,6 +457,12 @@ class SourceMigration {
       nackedPages: this.#sender?.nackedPages ?? 0,
       bodies: this.#sender?.bodies ?? NO_BODIES,
       packing: this.#sender?.packing ?? null,
+      savedBytes: this.#sender?.savedBytes ?? null,
+      cpuSeconds: {
+        total: this.#cpu.seconds,
+        encode: (this.#sender?.work.encodeMs ?? 0) / 1000,
+        pack: (this.#sender?.work.packMs ?? 0) / 1000,
+      },
       roundTripMs: this.#peer?.backlog.minRttMs ?? null,
     };
   }
