@@ -1,4 +1,4 @@
-export { tagPages } from "./blake3";
+export { tagPages, tagRuns } from "./blake3";
 export { copyPages } from "./copy";
 export { applyDeltas, checkDeltas, encodeDeltas } from "./delta";
 export { expandBlank, expandZero } from "./expand";

@@ -203,7 +203,10 @@ class SourceMigration {
       roundTripMs,
       checkpoint: newestOf(welcome.checkpoints),
     });
-    await this.#failure.or(Promise.all([this.#disks.index(welcome.disks), this.#checkpoints.received()]));
+    const indexing = this.#disks.index(welcome.disks);
+    indexing.catch((error) => this.#failure.report(error));
+    // A checkpoint has most of what stands on the disks: these are then looked through beside the migration.
+    await this.#failure.or(welcome.checkpoints.length > 0 ? this.#checkpoints.received() : indexing);
   }
 
   /** From `migrate` until all is at the destination, loaded, and the source QEMU is stopped for good. */

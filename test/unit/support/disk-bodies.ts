@@ -17,11 +17,7 @@ export interface Piece {
 
 /** The tag of a run by its definition in docs/page-format.md. */
 export function runTag(key: Uint8Array, pages: readonly Uint8Array[]): Uint8Array {
-  const list = new Uint8Array(PAGE_BYTES);
-  pages.forEach((page, index) => {
-    list.set(keyedBlake3(key, page).subarray(0, 16), index * 16);
-  });
-  return keyedBlake3(key, list).subarray(0, 16);
+  return keyedBlake3(key, Buffer.concat(pages));
 }
 
 export function records(firstPage: number, pages: readonly Uint8Array[]): Uint8Array {

@@ -6,7 +6,7 @@ import { PAGE_BYTES } from "./pages.ts";
 
 type CacheKernels = Pick<
   PageKernels,
-  "hashPages" | "tagPages" | "encodeDeltas" | "checkDeltas" | "applyDeltas" | "copyPages"
+  "hashPages" | "tagRuns" | "encodeDeltas" | "checkDeltas" | "applyDeltas" | "copyPages"
 >;
 
 /** What the page cache needs of the kernels, over a memory of ours and from the plain references. */
@@ -26,12 +26,14 @@ export function referenceKernels(memory: Uint8Array): PageKernels {
         view.setBigUint64(out + index * 8, xxh3(page, bytes), true);
       });
     },
-    tagPages(key, _scratch, addresses, count, out) {
+    tagRuns(key, _scratch, runs, count, stride, out) {
       const bytes = memory.slice(key, key + 32);
-      const tags = pages(addresses, count).map((page) => keyedBlake3(bytes, page).subarray(0, 16));
-      tags.forEach((tag, index) => {
-        memory.set(tag, out + index * 16);
-      });
+      for (let run = 0; run < count; run++) {
+        const pages = Array.from({ length: word(runs, run * 2 + 1) }, (_, page) =>
+          pageAt(word(runs, run * 2) + page * stride),
+        );
+        memory.set(keyedBlake3(bytes, Buffer.concat(pages)), out + run * 16);
+      }
     },
     encodeDeltas(olds, news, count, limit, out, lengths) {
       let at = out;

@@ -1,4 +1,4 @@
-// References at the receiver: whatever the disks hold and whenever their reads end, QEMU gets the stream, in order.
+// References at the receiver: whatever disks and checkpoints hold and whenever their reads end, QEMU gets the stream, in order.
 import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
@@ -26,6 +26,7 @@ type Item =
 /** A receiver between a wire that a test writes on, and a QEMU that takes all. */
 class Bench {
   readonly disks = [new FakeDisk(0, BLOCKS), new FakeDisk(1, 10)];
+  readonly checkpoint = new FakeDisk(5, 1000);
   readonly sent: Message[] = [];
   readonly errors: GodwitError[] = [];
   readonly warnings: string[] = [];
@@ -47,7 +48,8 @@ class Bench {
     });
     this.receiver.useCache(10);
     const disks = this.disks.map((reader) => ({ blocks: reader.sizeBytes / PAGE_BYTES, reader }));
-    this.receiver.usePlaces({ disks, checkpoints: [] }, TAG_KEY, (message) => this.warnings.push(message));
+    const checkpoints = [{ blocks: 900, reader: this.checkpoint }]; // as many as the sender was told of
+    this.receiver.usePlaces({ disks, checkpoints }, TAG_KEY, (message) => this.warnings.push(message));
   }
 
   static async start(): Promise<Bench> {
@@ -140,6 +142,12 @@ const right = (page: number, block: number, count = 1) => disk(page, 0, block, b
 /** Pages that the disk does not have there any more. */
 const stale = (page: number, block: number, count = 1) => disk(page, 0, block, blocksOf(7, block, count));
 
+/** Pages that stand in the checkpoint. */
+const kept =
+  (page: number, position: number, count = 1): Part =>
+  (pieces) =>
+    pieces.checkpoint(page, 0, position, blocksOf(5, position, count));
+
 /** Lets everything happen that can. */
 async function turns(): Promise<void> {
   for (let turn = 0; turn < 50; turn++) await new Promise((resolve) => setImmediate(resolve));
@@ -192,6 +200,26 @@ test("stale blocks: exactly their runs are asked for again, and come into place"
   await bench.expectWritten();
   expect(bench.receiver.nackedPages).toBe(4);
   expect(bench.warnings).toEqual([]);
+});
+
+test("disks and a checkpoint in one body: each is asked for what is its own, and warned of once", async () => {
+  const bench = await Bench.start();
+  bench.checkpoint.broken.add(300).add(310);
+  bench.disks[0]!.broken.add(300);
+  bench.send(kept(16, 0, 256), right(300, 70, 4), kept(400, 200, 90), kept(600, 300), right(601, 300), literal(700));
+  bench.send(kept(800, 310, 3), kept(900, 899));
+  await expect.poll(() => bench.nacks.length).toBe(3);
+  for (const nack of bench.nacks) bench.repair(nack);
+  await bench.expectWritten();
+  expect(bench.receiver.counts).toMatchObject({ diskPages: 5, checkpointPages: 351, literalPages: 1 });
+  expect(bench.receiver.nackedPages).toBe(5);
+  expect(bench.warnings).toHaveLength(2);
+});
+
+test("a page of the checkpoint that the sender was not told of ends it", async () => {
+  const bench = await Bench.start();
+  bench.send(kept(0, 899, 2));
+  await expect.poll(() => bench.errors).toMatchObject([{ code: "FORM_TOKENS" }]);
 });
 
 test("a run whose tag was forged, and one with the tag of another order", async () => {
