@@ -37,9 +37,17 @@ export function savedBytes(
 /** Measures the CPU time of this process, all of its threads. */
 export class CpuMeter {
   readonly #start = process.cpuUsage();
+  #seconds: number | undefined;
 
+  /** Until now, or until it was stopped. */
   get seconds(): number {
+    if (this.#seconds !== undefined) return this.#seconds;
     const { user, system } = process.cpuUsage(this.#start);
     return (user + system) / 1e6;
+  }
+
+  /** What comes after does not count. */
+  stop(): void {
+    this.#seconds ??= this.seconds;
   }
 }
