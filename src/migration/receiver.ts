@@ -105,6 +105,10 @@ export class StreamReceiver {
   get nackedPages(): number {
     return this.#restorer.nackedPages;
   }
+  /** CPU time that unpacking has taken. */
+  get unpackMs(): number {
+    return this.#workbench.cpuMs;
+  }
   /** When the destination QEMU's socket took the last byte (performance.now). */
   get lastWriteMs(): number {
     return this.#lastWriteMs;

@@ -10,6 +10,7 @@ import { StreamParser } from "../stream/parser.ts";
 import type { Backlog } from "../wire/backlog.ts";
 import { writeRepairHeader } from "../wire/encoding.ts";
 import { type Codec, type Message, REPAIR_HEADER_BYTES, type RepairHeader } from "../wire/messages.ts";
+import { type SavedBytes, savedBytes } from "./costs.ts";
 import { type Hold, Holds } from "./holds.ts";
 import { type Intake, openIntake } from "./intake.ts";
 import { type CodecCounts, Outgoing } from "./outgoing.ts";
@@ -92,6 +93,7 @@ export class StreamSender {
   #paceTimer: NodeJS.Timeout | undefined;
   #ackedRawBytes = 0;
   #lastReadMs = 0;
+  #encodeMs = 0;
 
   constructor(outlet: Outlet, options: SenderOptions) {
     this.#outlet = outlet;
@@ -142,6 +144,13 @@ export class StreamSender {
   get packing(): Packing & { reason: string } {
     const { codec, level } = this.#choice.current;
     return { codec, level, reason: this.#choice.reason };
+  }
+  get savedBytes(): SavedBytes {
+    return savedBytes(this.counts, this.nackedPages, Object.values(this.bodies));
+  }
+  /** How long parsing, looking pages up and encoding have taken, and the CPU time that packing has. */
+  get work(): { encodeMs: number; packMs: number } {
+    return { encodeMs: this.#encodeMs, packMs: this.#workbench.cpuMs };
   }
   /** Whether the source QEMU has closed its end. */
   get hasEnded(): boolean {
@@ -249,7 +258,9 @@ export class StreamSender {
 
   #parse(): void {
     const window = this.#window;
+    const startMs = this.#now();
     window.parsed(this.#parser.push(window.bytes, window.parseAt, window.writeAt));
+    this.#encodeMs += this.#now() - startMs;
   }
 
   #hasRoom(): boolean {
@@ -324,6 +335,7 @@ export class StreamSender {
     const bodyBytes = batch.tokens.length + batch.payloadBytes;
     const packing = this.#isUrgent ? this.#choice.nextUrgent(bodyBytes, link) : this.#choice.next(bodyBytes);
     this.#outgoing.send(batch, packing);
+    this.#encodeMs -= this.#now() - now; // it is called by the encoder
   }
 
   /** The speed of the link as far as it was seen, or the rate that a user allows it. */
