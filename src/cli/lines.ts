@@ -119,11 +119,13 @@ function downtimeText(downtimeMs: number, parts: DowntimeParts): string {
   return `${formatDuration(downtimeMs)}: ${keys.map((key) => `${named[key]} ${formatDuration(parts[key])}`).join(", ")}`;
 }
 
-function pagesText({ pages, nackedPages }: SourceSummary): string {
+function pagesText({ pages, deltaBytes, nackedPages }: SourceSummary): string {
   const forms = {
     zero: pages.zeroPages,
     disk: pages.diskPages,
     checkpoint: pages.checkpointPages,
+    same: pages.samePages,
+    [`delta (${formatBytes(deltaBytes)})`]: pages.deltaPages,
     literal: pages.literalPages,
     blank: pages.blankPages,
     raw: pages.rawPages,

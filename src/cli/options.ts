@@ -4,6 +4,7 @@ import { readPskFile } from "../wire/psk.ts";
 import type { Security } from "../wire/transport.ts";
 import { parseThreads } from "./compression.ts";
 import { parseRate } from "./rate.ts";
+import { parseSize } from "./size.ts";
 
 /** What `send` and `receive` have in common. */
 export interface CommonOptions {
@@ -12,6 +13,7 @@ export interface CommonOptions {
   json?: true;
   allowOlderQemu?: true;
   threads?: number;
+  deltaCache?: number;
 }
 
 export function qmpOption(side: "source" | "destination"): Option {
@@ -26,6 +28,12 @@ export const pskFileOption = () =>
   new Option("--psk-file <file>", "key that both ends have (godwit key makes one)").makeOptionMandatory();
 
 export const jsonOption = () => new Option("--json", "write JSON events, one a line, the summary last");
+
+export const deltaCacheOption = () =>
+  new Option(
+    "--delta-cache <size>",
+    "memory for pages that were sent, of which changes are sent later: 512M, 0 for none (default: 512M, or half of the VM's memory)",
+  ).argParser(parseSize);
 
 export const allowOlderQemuOption = () =>
   new Option("--allow-older-qemu", "let the VM go to a QEMU older than its own, which may fail");

@@ -8,6 +8,7 @@ import {
   addressOption,
   allowOlderQemuOption,
   type CommonOptions,
+  deltaCacheOption,
   jsonOption,
   maxBandwidthOption,
   pskFileOption,
@@ -49,6 +50,7 @@ export function sendCommand(): Command {
     .addOption(threadsOption())
     .option("--no-disk-refs", "send pages whole that stand on a disk of the VM")
     .option("--no-checkpoint-refs", "send pages whole that stand in a checkpoint which the destination has kept")
+    .addOption(deltaCacheOption())
     .addOption(allowOlderQemuOption())
     .option("--quit", "end the source QEMU once the VM is at the destination")
     .addHelpText("after", HELP)
@@ -76,6 +78,7 @@ function send(options: SendOptions): Promise<never> {
       ...(options.threads !== undefined && { threads: options.threads }),
       diskReferences: options.diskRefs,
       checkpointReferences: options.checkpointRefs,
+      deltaCacheBytes: options.deltaCache,
       allowOlderQemu: options.allowOlderQemu ?? false,
       quit: options.quit ?? false,
     }),

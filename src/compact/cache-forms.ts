@@ -32,7 +32,7 @@ const RING_BYTES = 1 << 20;
 const NO_DIFFERENCE_BYTES = 64;
 const NO_TAG: Uint8Array = new Uint8Array(0);
 /** What kernels are given and give, u32 each: the addresses of an older and a newer page, a length, the halves of a hash. */
-const [OLDER, NEWER, LENGTH, HASH_LOW, HASH_HIGH, WORDS] = [0, 1, 2, 3, 4, 5];
+const [OLDER, NEWER, LENGTH, HASH_LOW, HASH_HIGH, WORDS] = [0, 1, 2, 4, 5, 8];
 const WORD_BYTES = 4;
 
 type OpenRun = { -readonly [Key in keyof FormRun]: FormRun[Key] } & { record: number; lengths: number[] };
@@ -55,7 +55,7 @@ export class CacheForms {
   #slot = NO_SLOT;
   #differenceBytes = 0;
 
-  /** The memory that a cache of so many slots takes. */
+  /** The memory that a cache of so many slots takes: a multiple of 16. */
   static memoryBytes(slots: number): number {
     return slots * PAGE_BYTES + RING_BYTES + RUN_TAGS_BYTES + XXH3_SECRET_BYTES + WORDS * WORD_BYTES;
   }

@@ -50,7 +50,7 @@ export interface PlaceFound {
 }
 
 /** A run of pages that the receiver may ask for again: a PlaceFound, or pages that are said to equal those in the page cache. */
-export interface Referred {
+export interface ReferredRun {
   readonly kind: PlaceKind | typeof SAME;
   readonly source: number;
   readonly count: number;
@@ -61,7 +61,7 @@ export interface References {
   /** The runs among `records` literal page records that stand from address `from` on, in order. */
   match(from: number, records: number): readonly PlaceFound[];
   /** `run` goes into a token; what this regenerates begins at `rawOffset`. */
-  referred(rawOffset: number, run: Referred): void;
+  referred(rawOffset: number, run: ReferredRun): void;
 }
 
 /**

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { cachePagesOf } from "../compact/cache-size.ts";
 import { PAGE_FORMAT } from "../compact/limits.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import type { VmFacts } from "../qemu/facts.ts";
@@ -37,6 +38,8 @@ export interface DestinationOptions {
   allowOlderQemu?: boolean;
   /** Worker threads; default: the cores to spare. */
   threads?: number;
+  /** Memory for the page cache for deltas; default: cachePagesOf. */
+  deltaCacheBytes?: number | undefined;
   /** How disks are opened that pages may be read from; default: openDestinationDisks. */
   openDisks?: DiskOpener;
   /** The checkpoints of this host; without, pages are not read from any. */
@@ -61,6 +64,8 @@ export class Session {
   readonly #firstData = Promise.withResolvers<void>();
   readonly #switchover = Promise.withResolvers<void>();
   readonly #commit = Promise.withResolvers<{ run: boolean }>();
+  /** Slots of the page cache that there is room for here. */
+  readonly #cachePages: number;
   readonly #receiver: StreamReceiver;
   #disks: Promise<AgreedDisks> | undefined;
   #checkpoints: Promise<AgreedCheckpoints> | undefined;
@@ -83,7 +88,9 @@ export class Session {
     this.#vm = vm;
     this.#facts = facts;
     this.#startMs = startMs;
+    this.#cachePages = cachePagesOf(options.deltaCacheBytes, facts.memoryBytes);
     this.#receiver = new StreamReceiver({
+      cachePages: this.#cachePages,
       send: (message) => this.#peer.send(message),
       onRoom: () => this.#peer.onRoom(),
       onError: (error) => this.#onStreamError(error),
@@ -143,6 +150,8 @@ export class Session {
     const theirs = parseFacts(hello.vm);
     assertMatch(theirs, this.#facts, this.#options.allowOlderQemu ?? false);
     const { disks, checkpoints } = await this.#failure.or(this.#openPlaces(hello, theirs));
+    const cachePages = Math.min(hello.cachePages, this.#cachePages);
+    this.#receiver.useCache(cachePages);
     this.#peer.send({
       type: "WELCOME",
       session: hello.session,
@@ -153,7 +162,7 @@ export class Session {
       vm: this.#facts,
       disks: disks.map(({ id }) => id),
       checkpoints: checkpoints.offers,
-      cachePages: 0,
+      cachePages,
       rawOffset: 0,
       windowBytes: WINDOW_BYTES,
     });
@@ -327,6 +336,8 @@ export class Session {
       rawBytes: this.#receiver.rawBytes,
       diskPages: this.#receiver.counts.diskPages,
       checkpointPages: this.#receiver.counts.checkpointPages,
+      samePages: this.#receiver.counts.samePages,
+      deltaPages: this.#receiver.counts.deltaPages,
       nackedPages: this.#receiver.nackedPages,
       loadMs: this.#loadMs,
       resumeMs: this.#resumeMs,

@@ -32,7 +32,7 @@ export interface DowntimeParts {
 }
 
 /** Pages by the form in which they were sent. */
-export type Pages = Omit<FormCounts, "rawBytes">;
+export type Pages = Omit<FormCounts, "rawBytes" | "deltaBytes">;
 
 /** A view of a running migration, a few times a second. Rates are over the last second. */
 export interface Progress {
@@ -72,6 +72,8 @@ export interface SourceSummary {
   rounds: number;
   memoryBytes: number;
   pages: Pages;
+  /** What `pages.deltaPages` were sent as, before it was packed. */
+  deltaBytes: number;
   /** Of the pages of disks and checkpoints those that the destination did not find there: they were sent whole after all. */
   nackedPages: number;
   /** Batches sent, by codec. */
@@ -93,6 +95,9 @@ export interface DestinationSummary {
   diskPages: number;
   checkpointPages: number;
   nackedPages: number;
+  /** Pages that were made from what the page cache held. */
+  samePages: number;
+  deltaPages: number;
   loadMs: number | null;
   resumeMs: number | null;
 }

@@ -112,8 +112,8 @@ export class ProgressMeter {
 
 /** The pages of `counts`, without what else it counts. */
 export function pagesOf(counts: Readonly<Pages>): Pages {
-  const { zeroPages, diskPages, checkpointPages, literalPages, blankPages, rawPages } = counts;
-  return { zeroPages, diskPages, checkpointPages, literalPages, blankPages, rawPages };
+  const { zeroPages, diskPages, checkpointPages, samePages, deltaPages, literalPages, blankPages, rawPages } = counts;
+  return { zeroPages, diskPages, checkpointPages, samePages, deltaPages, literalPages, blankPages, rawPages };
 }
 
 function sumOf(pages: Readonly<Pages>): number {

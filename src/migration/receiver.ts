@@ -21,6 +21,8 @@ const SPARE_BODIES = 4;
 const ACK_MS = 2;
 
 export interface ReceiverOptions {
+  /** See RestorerOptions. */
+  cachePages?: number;
   /** Sends a message to the peer. */
   send: (message: Message) => void;
   /** There is room for DATA again, after `onData` returned null. */
@@ -87,8 +89,8 @@ export class StreamReceiver {
 
   constructor(options: ReceiverOptions) {
     this.#options = options;
-    this.#restorer = new Restorer({ send: options.send, onOwed: options.onRoom });
-    const { threads = defaultThreads(), onWarning = () => {} } = options;
+    const { cachePages = 0, send, onRoom, threads = defaultThreads(), onWarning = () => {} } = options;
+    this.#restorer = new Restorer({ cachePages, send, onOwed: onRoom });
     this.#workbench = new Workbench(Math.max(1, threads) * BODIES_A_THREAD + SPARE_BODIES, threads, onWarning);
   }
 
@@ -111,6 +113,11 @@ export class StreamReceiver {
   /** See Restorer.usePlaces. */
   usePlaces(places: AgreedPlaces, tagKey: Uint8Array, onWarning: (message: string) => void): void {
     this.#restorer.usePlaces(places, tagKey, onWarning);
+  }
+
+  /** See Restorer.useCache. */
+  useCache(slots: number): void {
+    this.#restorer.useCache(slots);
   }
 
   /**

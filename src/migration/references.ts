@@ -1,4 +1,5 @@
-import type { PlaceFound, References } from "../compact/encoder.ts";
+import type { PlaceFound, References, ReferredRun } from "../compact/encoder.ts";
+import { SAME } from "../compact/limits.ts";
 import type { PlaceMatcher } from "../compact/place-matcher.ts";
 import { GodwitError } from "../errors.ts";
 import { PAGE_RECORD_BYTES } from "../stream/format.ts";
@@ -18,26 +19,28 @@ interface Record {
 
 /** A token that the destination has not acknowledged. */
 interface Referred {
-  readonly record: Record;
+  /** None for pages of the page cache, which is not judged: it is the same at both ends. */
+  readonly record: Record | undefined;
   readonly pages: number;
   hasFailed: boolean;
 }
 
 /**
- * The references of the sender: finds them, remembers those that are not settled, and stops those to a disk or checkpoint that
- * mostly fail.
+ * The references of the sender: finds them, remembers those that are not settled (those to the page cache too), and stops those to
+ * a disk or checkpoint that mostly fail.
  *
  * Bounded by the window: a reference is of 4104 raw bytes at least.
  */
 export class PlaceReferences implements References {
-  readonly #matcher: PlaceMatcher;
+  readonly #matcher: PlaceMatcher | undefined;
   readonly #onSwitchedOff: (source: Source) => void;
   /** By raw offset, and in its order. */
   readonly #referred = new Map<number, Referred>();
   readonly #records: Record[] = [];
   #nackedPages = 0;
 
-  constructor(matcher: PlaceMatcher, onSwitchedOff: (source: Source) => void) {
+  /** @param matcher undefined where there is no disk or checkpoint */
+  constructor(matcher: PlaceMatcher | undefined, onSwitchedOff: (source: Source) => void) {
     this.#matcher = matcher;
     this.#onSwitchedOff = onSwitchedOff;
   }
@@ -48,11 +51,12 @@ export class PlaceReferences implements References {
   }
 
   match(from: number, records: number): readonly PlaceFound[] {
-    return this.#matcher.match(from, records);
+    return this.#matcher?.match(from, records) ?? [];
   }
 
-  referred(rawOffset: number, run: PlaceFound): void {
-    this.#referred.set(rawOffset, { record: this.#recordOf(run), pages: run.count, hasFailed: false });
+  referred(rawOffset: number, { kind, source, count }: ReferredRun): void {
+    const record = kind === SAME ? undefined : this.#recordOf({ kind, source });
+    this.#referred.set(rawOffset, { record, pages: count, hasFailed: false });
   }
 
   /**
@@ -82,16 +86,17 @@ export class PlaceReferences implements References {
   }
 
   #judge({ record, pages, hasFailed }: Referred): void {
+    if (record === undefined) return;
     record.pages += pages;
     if (hasFailed) record.failedPages += pages;
     if (record.pages < GUARD_PAGES) return;
     const mostlyFails = record.failedPages > record.pages / 2;
-    if (mostlyFails && this.#matcher.switchOff(record.source)) this.#onSwitchedOff(record.source);
+    if (mostlyFails && this.#matcher?.switchOff(record.source)) this.#onSwitchedOff(record.source);
     record.pages = 0;
     record.failedPages = 0;
   }
 
-  #recordOf({ kind, source }: PlaceFound): Record {
+  #recordOf({ kind, source }: Source): Record {
     let record = this.#records.find((known) => known.source.kind === kind && known.source.source === source);
     if (record === undefined) {
       record = { source: { kind, source }, pages: 0, failedPages: 0 };

@@ -1,4 +1,5 @@
 import { BodyDecoder, type DecodedCounts, type PlaceRun } from "../compact/decoder.ts";
+import { PageSlots } from "../compact/page-slots.ts";
 import { RUN_TAGS_BYTES, RunTags } from "../compact/run-tags.ts";
 import type { GodwitError } from "../errors.ts";
 import type { DiskReader } from "../store/disk-reader.ts";
@@ -10,8 +11,13 @@ import { Repairs } from "./repairs.ts";
 
 /** Outputs that are being filled, or that wait for the destination QEMU to take them. */
 const OUTPUTS = 4;
+/** Behind the outputs: what tags are made in, then the page cache, both aligned to 16 bytes. */
+const TAGS_AT = OUTPUTS * MAX_RAW_BYTES;
+const CACHE_AT = TAGS_AT + RUN_TAGS_BYTES;
 
 export interface RestorerOptions {
+  /** Slots of the page cache that there is memory for. */
+  cachePages?: number;
   /** Sends a message to the peer. */
   send: (message: Message) => void;
   /** A REPAIR is owed from now on, and may stand behind DATA that found no room. */
@@ -21,7 +27,7 @@ export interface RestorerOptions {
 /**
  * Bodies → the stream: decodes them, fills in what stands on disks and in checkpoints, and asks the peer for what does not stand there.
  *
- * Memory: 4 outputs of 4 MiB, which whoever restores takes and gives back.
+ * Memory: 4 outputs of 4 MiB, which whoever restores takes and gives back, and the page cache.
  */
 export class Restorer {
   readonly #options: RestorerOptions;
@@ -35,7 +41,7 @@ export class Restorer {
 
   constructor(options: RestorerOptions) {
     this.#options = options;
-    this.#kernels = createKernels(OUTPUTS * MAX_RAW_BYTES + RUN_TAGS_BYTES);
+    this.#kernels = createKernels(CACHE_AT + PageSlots.memoryBytes(options.cachePages ?? 0));
     this.#decoder = new BodyDecoder(this.#kernels.writer);
     this.#freeOutputs = Array.from({ length: OUTPUTS }, (_, i) => this.#kernels.base + i * MAX_RAW_BYTES);
     this.#repairs = new Repairs(options.send);
@@ -61,7 +67,7 @@ export class Restorer {
    */
   usePlaces(places: AgreedPlaces, tagKey: Uint8Array, onWarning: (message: string) => void): void {
     const { pages, bytes, base } = this.#kernels;
-    const tags = new RunTags(pages, bytes, base + OUTPUTS * MAX_RAW_BYTES);
+    const tags = new RunTags(pages, bytes, base + TAGS_AT);
     tags.setKey(tagKey);
     const failed = new Set<DiskReader>();
     const onReadError = (reader: DiskReader, error: GodwitError): void => {
@@ -71,6 +77,12 @@ export class Restorer {
     this.#placePages = new PlacePages(bytes, tags, places, onReadError);
     this.#decoder.diskBlocks = places.disks.map(({ blocks }) => blocks);
     this.#decoder.checkpointPages = places.checkpoints.map(({ blocks }) => blocks);
+  }
+
+  /** Lets bodies use so many slots of the page cache, which is empty; at most `cachePages`. */
+  useCache(slots: number): void {
+    const { pages, bytes, base } = this.#kernels;
+    this.#decoder.cache = slots > 0 ? new PageSlots(pages, bytes, base + CACHE_AT, slots) : undefined;
   }
 
   /** The address of an output that is free; undefined while there is none. */

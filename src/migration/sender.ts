@@ -1,8 +1,11 @@
+import { randomBytes } from "node:crypto";
 import type net from "node:net";
+import { CacheForms } from "../compact/cache-forms.ts";
 import { CodecChoice, type Packing } from "../compact/codec.ts";
 import { type Batch, BatchEncoder, type FormCounts, type PlaceFound } from "../compact/encoder.ts";
 import { BATCH_PAYLOAD_BYTES } from "../compact/limits.ts";
 import { type IndexedPlaces, PlaceMatcher, placeMatcherBytes } from "../compact/place-matcher.ts";
+import { xxh3Secret } from "../compact/xxh3-secret.ts";
 import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";
 import { StreamParser } from "../stream/parser.ts";
@@ -61,6 +64,8 @@ export interface SenderOptions {
   /** The choice of packing has changed. */
   onPacking?: (packing: Packing, reason: string) => void;
   referable?: Referable;
+  /** Slots of the page cache; it needs `referable`, whose key is that of its tags too. */
+  cachePages?: number;
   /** Something costs more bytes than it might. */
   onWarning?: (message: string) => void;
   onEvent?: (event: StreamEvent) => void;
@@ -103,20 +108,21 @@ export class StreamSender {
     this.#outlet = outlet;
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
-    const { places, tagKey } = options.referable ?? { places: [] };
-    const kernels = createKernels(WINDOW_MEMORY_BYTES + placeMatcherBytes(places.length));
+    const { referable, cachePages = 0 } = options;
+    const matcherBytes = placeMatcherBytes(referable?.places.length ?? 0);
+    const kernels = createKernels(WINDOW_MEMORY_BYTES + CacheForms.memoryBytes(cachePages) + matcherBytes);
+    const { pages, bytes, base } = kernels;
     this.#window = new RawWindow(kernels, options.windowBytes);
-    if (tagKey !== undefined && places.length > 0) {
-      const matcher = new PlaceMatcher(
-        kernels.pages,
-        kernels.bytes,
-        kernels.base + WINDOW_MEMORY_BYTES,
-        places,
-        tagKey,
-      );
+    const cacheAt = base + WINDOW_MEMORY_BYTES;
+    const matcherAt = cacheAt + CacheForms.memoryBytes(cachePages);
+    let cache: CacheForms | undefined;
+    if (referable !== undefined) {
+      const { places, tagKey } = referable;
+      const matcher = places.length > 0 ? new PlaceMatcher(pages, bytes, matcherAt, places, tagKey) : undefined;
       this.#references = new PlaceReferences(matcher, (source) => this.#onSwitchedOff(source));
+      if (cachePages > 0) cache = new CacheForms(pages, bytes, cacheAt, cachePages, tagKey, randomSecret());
     }
-    this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent, this.#references);
+    this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent, this.#references, cache);
     this.#parser = new StreamParser(kernels.scanner, this.#encoder);
     const { packing = "auto", threads = defaultThreads(), onWarning = () => {} } = options;
     this.#maxPacking = Math.max(1, threads) * BODIES_A_THREAD;
@@ -357,4 +363,9 @@ export class StreamSender {
     this.stop();
     this.#options.onError(error);
   }
+}
+
+/** A guest that knew the secret could make pages that are taken for equal, and compared in vain. */
+function randomSecret(): Uint8Array {
+  return xxh3Secret(randomBytes(8).readBigUInt64LE());
 }

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { cachePagesOf } from "../compact/cache-size.ts";
 import type { Packing } from "../compact/codec.ts";
 import { DISK, PAGE_FORMAT } from "../compact/limits.ts";
 import { TAG_KEY_BYTES } from "../compact/page-kernels.ts";
@@ -40,6 +41,8 @@ const NO_PAGES: Pages = {
   zeroPages: 0,
   diskPages: 0,
   checkpointPages: 0,
+  samePages: 0,
+  deltaPages: 0,
   literalPages: 0,
   blankPages: 0,
   rawPages: 0,
@@ -59,6 +62,8 @@ export interface SourceOptions {
   diskReferences?: boolean;
   /** Sends pages that stand in a checkpoint which the destination holds as references to it; default: true. */
   checkpointReferences?: boolean;
+  /** Memory for the page cache for deltas; default: cachePagesOf. */
+  deltaCacheBytes?: number | undefined;
   /** Lets a VM go to a QEMU older than its own. */
   allowOlderQemu?: boolean;
   /** Ends the source QEMU once the VM runs at the destination. */
@@ -101,6 +106,8 @@ class SourceMigration {
   #sender: StreamSender | undefined;
   #meter: ProgressMeter | undefined;
   #memoryBytes = 0;
+  /** Slots of the page cache that there is room for here. */
+  #cachePages = 0;
   #limit: SwitchoverLimit | undefined;
   /** The guest was stopped: QEMU is about to switch over. */
   #isStopped = false;
@@ -147,6 +154,7 @@ class SourceMigration {
     this.#vm = await this.#failure.or(SourceVm.open(this.#qmp));
     const facts = await this.#failure.or(readFacts(this.#qmp));
     this.#memoryBytes = facts.memoryBytes;
+    this.#cachePages = cachePagesOf(this.#options.deltaCacheBytes, facts.memoryBytes);
     this.#qmp.onEvent((event) => this.#onQmpEvent(event));
     void this.#qmp.closed.then((error) => this.#onSourceGone(error));
     if (this.#options.checkpointReferences ?? true) this.#checkpoints = SourceCheckpoints.of(facts.memoryBytes);
@@ -175,7 +183,7 @@ class SourceMigration {
       vm,
       disks: this.#disks.ids,
       checkpointPages: this.#checkpoints.maxPages,
-      cachePages: 0,
+      cachePages: this.#cachePages,
       tagKey: this.#tagKey.toString("hex"),
     });
     const welcome = await this.#failure.or(
@@ -193,7 +201,10 @@ class SourceMigration {
       roundTripMs,
       checkpoint: newestOf(welcome.checkpoints),
     });
-    await this.#failure.or(Promise.all([this.#disks.index(welcome.disks), this.#checkpoints.received()]));
+    const indexing = this.#disks.index(welcome.disks);
+    indexing.catch((error) => this.#failure.report(error));
+    // A checkpoint has most of what stands on the disks: these are then looked through beside the migration.
+    await this.#failure.or(welcome.checkpoints.length > 0 ? this.#checkpoints.received() : indexing);
   }
 
   /** From `migrate` until all is at the destination, loaded, and the source QEMU is stopped for good. */
@@ -202,8 +213,10 @@ class SourceMigration {
     const [qmp, vm, peer] = [this.#qmp!, this.#vm!, this.#peer!];
     await using folder = await makeSocketFolder(qmpPath);
     await using server = await listenOnce(join(folder.path, "source.sock"));
+    const { windowBytes, cachePages } = await this.#welcome.promise;
     const sender = new StreamSender(peer, {
-      windowBytes: (await this.#welcome.promise).windowBytes,
+      windowBytes,
+      cachePages: Math.min(cachePages, this.#cachePages),
       maxBytesPerSecond,
       ...(packing && { packing }),
       ...(threads !== undefined && { threads }),
@@ -441,6 +454,7 @@ class SourceMigration {
       rounds: this.#meter?.rounds ?? 0,
       memoryBytes: this.#memoryBytes,
       pages: pagesOf(this.#sender?.counts ?? NO_PAGES),
+      deltaBytes: this.#sender?.counts.deltaBytes ?? 0,
       nackedPages: this.#sender?.nackedPages ?? 0,
       bodies: this.#sender?.bodies ?? NO_BODIES,
       packing: this.#sender?.packing ?? null,

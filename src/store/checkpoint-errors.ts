@@ -26,9 +26,26 @@ export function writeError(path: string, cause: unknown): GodwitError {
     : checkpointError("STORE_NOT_WRITABLE", `the checkpoint store cannot be written: ${why}`, path, cause);
 }
 
+/** A checkpoint could not be kept even if there were no other. */
+export function tooBig(path: string, maxBytes: number): GodwitError {
+  const text = `the checkpoint does not fit into the store, which may take ${maxBytes} bytes`;
+  return checkpointError("STORE_TOO_BIG", text, path);
+}
+
 export function checkpointError(code: ErrorCode, message: string, path: string, cause?: unknown): GodwitError {
   return new GodwitError(code, message, { path }, cause === undefined ? {} : { cause });
 }
+
+/** Whether what a file held is lost, and not only out of reach. */
+export function isLost(error: unknown): boolean {
+  return LOST.has(codeOf(error) ?? "");
+}
+
+const LOST: ReadonlySet<string> = new Set([
+  "STORE_CHECKPOINT_DAMAGED",
+  "STORE_CHECKPOINT_FOREIGN",
+  "STORE_CHECKPOINT_GONE",
+]);
 
 /** The system's code of an error, such as ENOENT. */
 export function codeOf(error: unknown): string | undefined {

@@ -3,19 +3,14 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { GodwitError, messageOf } from "../errors.ts";
-import { codeOf, gone, readError } from "./checkpoint-errors.ts";
-import {
-  type CheckpointOrigin,
-  MANIFEST_SUFFIX,
-  Manifest,
-  type ManifestRecord,
-  manifestPath,
-} from "./checkpoint-manifest.ts";
+import { codeOf, gone, isLost, readError } from "./checkpoint-errors.ts";
+import { type CheckpointOrigin, MANIFEST_SUFFIX, Manifest, manifestPath } from "./checkpoint-manifest.ts";
 import { PACK_SUFFIX, packPath } from "./checkpoint-pack.ts";
 import { Usage } from "./checkpoint-usage.ts";
 import { readVm, type VmRecord } from "./checkpoint-vm.ts";
 
-export type CheckpointState = "whole" | "damaged" | "newer";
+/** "unreadable" where the system says so: what stands in it is not known. */
+export type CheckpointState = "whole" | "damaged" | "newer" | "unreadable";
 
 /** What is known of a checkpoint without reading its pages. */
 export interface CheckpointInfo {
@@ -104,42 +99,62 @@ export async function infosOf(folder: VmFolder): Promise<CheckpointInfo[]> {
 
 /** What is known of a checkpoint; undefined if it has just been deleted. */
 export async function infoOf(folder: VmFolder, id: string): Promise<CheckpointInfo | undefined> {
-  try {
-    const manifest = await openManifest(folder, id);
-    await manifest.close();
-    return describe(id, manifest.record, manifest.usedMs);
-  } catch (error) {
-    const status = await stat(manifestPath(folder.path, id)).catch(() => undefined);
-    if (status === undefined) return undefined;
-    const nothing = { identity: folder.vm?.identity ?? null, vmName: null, memoryBytes: 0, pages: 0, origin: null };
-    const state = codeOf(error) === "STORE_CHECKPOINT_NEWER" ? "newer" : "damaged";
-    return { id, ...nothing, createdMs: status.mtimeMs, usedMs: status.mtimeMs, state, problem: messageOf(error) };
-  }
-}
-
-function describe(id: string, record: ManifestRecord, usedMs: number): CheckpointInfo {
-  const { packs, ...rest } = record;
-  return { id, ...rest, usedMs, state: "whole", problem: null };
+  const opened = await openKnown(folder, id);
+  await opened?.manifest?.close();
+  return opened?.info;
 }
 
 /** All checkpoints of a VM with the room they take. */
 export async function listingOf(folder: VmFolder): Promise<ListedCheckpoint[]> {
-  const infos = await infosOf(folder);
-  const manifests: Manifest[] = [];
+  const known: Known[] = [];
   try {
-    const whole = infos.filter(({ state }) => state === "whole");
-    for (const { id } of whole) manifests.push(await openManifest(folder, id));
+    for (const id of await namesIn(folder.path, MANIFEST_SUFFIX)) {
+      const opened = await openKnown(folder, id);
+      if (opened) known.push(opened);
+    }
+    const manifests = known.flatMap(({ manifest }) => manifest ?? []);
     const usage = await Usage.of(manifests);
     const sizes = await packSizes(folder.path);
-    return infos.map((info) => {
-      const index = whole.indexOf(info);
-      const room = index < 0 ? { storedBytes: 0, sharedBytes: 0 } : roomOf(manifests[index]!, index, usage, sizes);
+    return known.map(({ info, manifest }) => {
+      const index = manifest === undefined ? -1 : manifests.indexOf(manifest);
+      const room = manifest === undefined ? NO_ROOM : roomOf(manifest, index, usage, sizes);
       return { ...info, ...room };
     });
   } finally {
-    for (const manifest of manifests) await manifest.close();
+    for (const { manifest } of known) await manifest?.close();
   }
 }
+
+interface Known {
+  readonly info: CheckpointInfo;
+  /** Open; undefined if the checkpoint is not whole. */
+  readonly manifest: Manifest | undefined;
+}
+
+/** Opens a checkpoint and says what is known of it; undefined if it has just been deleted. */
+async function openKnown(folder: VmFolder, id: string): Promise<Known | undefined> {
+  try {
+    const manifest = await openManifest(folder, id);
+    const { packs, ...record } = manifest.record;
+    return { info: { id, ...record, usedMs: manifest.usedMs, state: "whole", problem: null }, manifest };
+  } catch (error) {
+    const status = await stat(manifestPath(folder.path, id)).catch(() => undefined);
+    if (status === undefined) return undefined;
+    const nothing = { identity: folder.vm?.identity ?? null, vmName: null, memoryBytes: 0, pages: 0, origin: null };
+    const times = { createdMs: status.mtimeMs, usedMs: status.mtimeMs };
+    return {
+      info: { id, ...nothing, ...times, state: stateAfter(error), problem: messageOf(error) },
+      manifest: undefined,
+    };
+  }
+}
+
+function stateAfter(error: unknown): CheckpointState {
+  if (codeOf(error) === "STORE_CHECKPOINT_NEWER") return "newer";
+  return isLost(error) ? "damaged" : "unreadable";
+}
+
+const NO_ROOM = { storedBytes: 0, sharedBytes: 0 };
 
 /** A pack's bytes are divided among what is alive in it. */
 function roomOf(manifest: Manifest, index: number, usage: Usage, sizes: ReadonlyMap<string, number>) {

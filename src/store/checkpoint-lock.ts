@@ -2,9 +2,11 @@
 
 import { readdir, readFile, readlink, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { checkpointError, codeOf } from "./checkpoint-errors.ts";
+import { checkpointError } from "./checkpoint-errors.ts";
 
 const PREFIX = "lock.";
+/** Those that this process has. */
+const held = new Set<string>();
 
 export interface Lock {
   /** Lets go of it. */
@@ -22,11 +24,16 @@ export interface Lock {
 export async function lockFolder(folder: string): Promise<Lock> {
   const name = await lockName();
   const path = join(folder, name);
-  await writeFile(path, "", { flag: "wx", mode: 0o600 }).catch((error) => {
-    throw codeOf(error) === "EEXIST" ? busy(folder, process.pid) : error;
-  });
-  const lock = { [Symbol.asyncDispose]: () => rm(path, { force: true }) };
+  if (held.has(path)) throw busy(folder, process.pid);
+  const lock = {
+    [Symbol.asyncDispose]: () => {
+      held.delete(path);
+      return rm(path, { force: true });
+    },
+  };
+  held.add(path);
   try {
+    await writeFile(path, "", { mode: 0o600 });
     for (const other of (await readdir(folder)).filter((entry) => entry.startsWith(PREFIX) && entry !== name)) {
       if (await isHeld(other)) throw busy(folder, Number(other.split(".")[3]));
       await rm(join(folder, other), { force: true });

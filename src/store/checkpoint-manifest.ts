@@ -202,8 +202,13 @@ export class ManifestWriter {
     const path = manifestPath(folder, id);
     const file = await createPrivate(path + TEMPORARY);
     const writer = new ManifestWriter(path, file);
-    await writeFully(file, headOf("GODWITCP"), 0);
-    return writer;
+    try {
+      await writeFully(file, headOf("GODWITCP"), 0);
+      return writer;
+    } catch (error) {
+      await writer.abort();
+      throw error;
+    }
   }
 
   /** The bytes of its file so far. */

@@ -13,6 +13,13 @@ const MAX_PLACE_CHUNKS = 128;
 /** Blocks that a read waits for at once, at most. */
 const MAX_BLOCKS = 32;
 
+/** What a manifest says of consecutive positions: u64, u64 and u32 each. */
+export interface ChunkColumns {
+  readonly numbers: Buffer;
+  readonly hashes: Buffer;
+  readonly places: Buffer;
+}
+
 /** Consecutive positions whose contents stand in one block. */
 interface Visit {
   readonly block: number;
@@ -29,6 +36,8 @@ export class CheckpointReader implements DiskReader {
   readonly record: ManifestRecord;
   /** Of the hashes. */
   readonly seed: bigint;
+  /** Of the contents' tags: a secret of this store. */
+  readonly tagKey: Uint8Array;
   readonly sizeBytes: number;
   readonly place: { readonly kind: "file"; readonly path: string };
   readonly #folder: string;
@@ -43,6 +52,7 @@ export class CheckpointReader implements DiskReader {
     this.id = id;
     this.record = manifest.record;
     this.seed = vm.seed;
+    this.tagKey = vm.tagKey;
     this.sizeBytes = manifest.record.pages * PAGE_BYTES;
     this.place = { kind: "file", path: manifest.path };
     this.#folder = folder;
@@ -102,13 +112,18 @@ export class CheckpointReader implements DiskReader {
     return this.#column(COLUMN.number);
   }
 
-  /** Numbers, hashes and places of the pages of a chunk of CHUNK_PAGES; as `hashes`. */
-  async chunk(chunk: number): Promise<[Buffer, Buffer, Buffer]> {
-    return [
-      await this.#manifest.column(chunk, COLUMN.number),
-      await this.#manifest.column(chunk, COLUMN.hash),
-      await this.#manifest.column(chunk, COLUMN.place),
-    ];
+  /** All that the manifest says of the pages of a chunk of CHUNK_PAGES; as `hashes`. */
+  async chunk(chunk: number): Promise<ChunkColumns> {
+    return {
+      numbers: await this.#manifest.column(chunk, COLUMN.number),
+      hashes: await this.#manifest.column(chunk, COLUMN.hash),
+      places: await this.#manifest.column(chunk, COLUMN.place),
+    };
+  }
+
+  /** The tags of a pack, of which `tagKey` is the key; as `hashes`. */
+  tagsOf(pack: number): Promise<Buffer> {
+    return this.#packs.use(pack, (opened) => opened.tags());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,11 +1,12 @@
 /** The checkpoints that a host keeps of its VMs (docs/store-format.md). */
 
 import { randomBytes } from "node:crypto";
-import { mkdir, rm, rmdir, stat, statfs, utimes } from "node:fs/promises";
+import { rm, statfs, utimes } from "node:fs/promises";
 import { join } from "node:path";
+import { GodwitError } from "../errors.ts";
 import { type CheckpointCheck, CheckpointChecker } from "./checkpoint-check.ts";
 import { Contents } from "./checkpoint-contents.ts";
-import { checkpointError, codeOf, writeError } from "./checkpoint-errors.ts";
+import { checkpointError, isLost, tooBig, writeError } from "./checkpoint-errors.ts";
 import {
   type CheckpointInfo,
   infoOf,
@@ -18,11 +19,11 @@ import {
   type VmFolder,
 } from "./checkpoint-folder.ts";
 import { type KernelSource, PAGE_BYTES } from "./checkpoint-kernels.ts";
-import { type Lock, lockFolder } from "./checkpoint-lock.ts";
+import type { Lock } from "./checkpoint-lock.ts";
 import { type CheckpointOrigin, MANIFEST_SUFFIX, manifestPath } from "./checkpoint-manifest.ts";
 import { CheckpointReader } from "./checkpoint-reader.ts";
-import { syncFolder } from "./checkpoint-sealed-file.ts";
 import { sweep } from "./checkpoint-sweep.ts";
+import { lockVm, makeRoom, remove, storedBytes, unlessBusy, vmFolders, withLock } from "./checkpoint-upkeep.ts";
 import { createVm, folderNameOf, type VmRecord } from "./checkpoint-vm.ts";
 import { CheckpointWriter } from "./checkpoint-writer.ts";
 import { openStateFolder } from "./state-dir.ts";
@@ -30,7 +31,6 @@ import { openStateFolder } from "./state-dir.ts";
 const ID_BYTES = 6;
 /** The part of its file system that the store may take. */
 const DEFAULT_SHARE = 0.1;
-const MAX_ATTEMPTS = 5;
 
 export interface CheckpointStoreOptions {
   readonly kernels: KernelSource;
@@ -91,8 +91,8 @@ export class CheckpointStore {
     const path = join(this.path, name);
     let lock: Lock | undefined;
     try {
-      lock = await this.#lockMade(path);
-      const vm = await this.#vmOf(name, identity);
+      lock = await lockVm(this.path, name);
+      const vm = await this.#prepare(name, identity);
       const contents = await Contents.open(this.#kernels, path, vm, Math.ceil(about.memoryBytes / PAGE_BYTES));
       const id = await this.#newId();
       const held = lock;
@@ -115,7 +115,7 @@ export class CheckpointStore {
   /** All checkpoints, those of each VM together, the newest first. */
   async list(): Promise<ListedCheckpoint[]> {
     const listings: ListedCheckpoint[][] = [];
-    for (const folder of await this.#folders()) listings.push((await listingOf(folder)).sort(newestFirst));
+    for (const folder of await vmFolders(this.path)) listings.push((await listingOf(folder)).sort(newestFirst));
     return listings.flat();
   }
 
@@ -133,7 +133,7 @@ export class CheckpointStore {
   async find(prefix: string): Promise<CheckpointInfo> {
     const { folder, id } = await this.#locate(prefix);
     const info = await infoOf(folder, id);
-    if (info === undefined) throw none(prefix);
+    if (info === undefined) throw noCheckpoint(prefix);
     return info;
   }
 
@@ -143,47 +143,50 @@ export class CheckpointStore {
    * @throws STORE_CHECKPOINT_NONE, STORE_CHECKPOINT_DAMAGED, STORE_CHECKPOINT_FOREIGN, STORE_CHECKPOINT_NEWER,
    *   STORE_CHECKPOINT_GONE, STORE_CHECKPOINT_READ
    */
-  async open(id: string): Promise<CheckpointReader> {
-    const { folder } = await this.#locate(id);
+  async open(prefix: string): Promise<CheckpointReader> {
+    const { folder, id } = await this.#locate(prefix);
     const manifest = await openManifest(folder, id);
     return new CheckpointReader(this.#kernels, folder.path, id, folder.vm!, manifest);
   }
 
   /** Says that a checkpoint was used, so that it is not the next to go. */
-  async touch(id: string): Promise<void> {
-    const { folder } = await this.#locate(id);
+  async touch(prefix: string): Promise<void> {
+    const { folder, id } = await this.#locate(prefix);
     const now = new Date();
-    await utimes(manifestPath(folder.path, id), now, now);
+    const path = manifestPath(folder.path, id);
+    await utimes(path, now, now).catch((error) => {
+      throw writeError(path, error);
+    });
   }
 
   /**
-   * Reads all of a checkpoint and says what of it is damaged.
+   * Reads all of a checkpoint and says what of it is damaged. Later checkpoints will not count on that.
    *
    * @param onProgress is told how many pages were checked, of how many
    */
-  async check(id: string, onProgress: (pages: number, of: number) => void = () => {}): Promise<CheckpointCheck> {
-    const { folder } = await this.#locate(id);
-    const info = await infoOf(folder, id);
-    if (info === undefined) throw none(id);
-    if (info.problem !== null) return { id, pages: info.pages, damagedPages: info.pages, problems: [info.problem] };
+  async check(prefix: string, onProgress: (pages: number, of: number) => void = () => {}): Promise<CheckpointCheck> {
+    const { folder, id } = await this.#locate(prefix);
+    const { pages, problem } = await this.find(id);
+    if (problem !== null) return { id, pages, damagedPages: pages, problems: [problem] };
     await using reader = await this.open(id);
-    const checker = new CheckpointChecker(this.#kernels, folder.path, folder.vm!, reader);
-    return await checker.check((pages) => onProgress(pages, reader.pages));
+    const checker = new CheckpointChecker(this.#kernels, reader);
+    const found = await checker.check((checked) => onProgress(checked, pages));
+    const { damagedPacks } = checker;
+    if (damagedPacks.size > 0) {
+      await unlessBusy(this.path, folder.name, (locked) => sweep(locked, this.#kernels, damagedPacks));
+    }
+    return found;
   }
 
   /**
    * Deletes a checkpoint, whatever its state.
    *
-   * @throws STORE_CHECKPOINT_NONE, STORE_BUSY, STORE_NOT_WRITABLE
+   * @throws STORE_CHECKPOINT_NONE, STORE_CHECKPOINT_AMBIGUOUS, STORE_BUSY, STORE_NOT_WRITABLE
    */
-  async delete(id: string): Promise<Freed> {
-    const { folder } = await this.#locate(id);
+  async delete(prefix: string): Promise<Freed> {
+    const { folder, id } = await this.#locate(prefix);
     const before = await this.storedBytes();
-    try {
-      await this.#withLock(folder, () => this.#deleteLocked(folder, id));
-    } catch (error) {
-      throw writeError(folder.path, error);
-    }
+    await withLock(this.path, folder.name, (locked) => remove(locked, id, this.#kernels));
     return { freedBytes: before - (await this.storedBytes()), busyVms: 0 };
   }
 
@@ -195,36 +198,26 @@ export class CheckpointStore {
   async gc(): Promise<Freed> {
     const before = await this.storedBytes();
     let busyVms = 0;
-    for (const folder of await this.#folders()) {
-      const isDone = await this.#unlessBusy(folder, () => this.#sweep(folder));
-      if (!isDone) busyVms++;
+    for (const { name } of await vmFolders(this.path)) {
+      if (!(await unlessBusy(this.path, name, (folder) => sweep(folder, this.#kernels)))) busyVms++;
     }
-    await this.#makeRoom();
+    await makeRoom(this.path, this.maxBytes, this.#kernels);
     return { freedBytes: before - (await this.storedBytes()), busyVms };
   }
 
   /** What all files of the store take. */
-  async storedBytes(): Promise<number> {
-    let bytes = 0;
-    for (const folder of await namesIn(this.path, "")) {
-      for (const name of await namesIn(join(this.path, folder), "")) {
-        bytes += (await stat(join(this.path, folder, name)).catch(() => undefined))?.size ?? 0;
-      }
-    }
-    return bytes;
+  storedBytes(): Promise<number> {
+    return storedBytes(this.path);
   }
 
-  /** The record of a VM whose lock is held; a folder that cannot be used is emptied. */
-  async #vmOf(name: string, identity: string): Promise<VmRecord> {
+  /** Sweeps the folder of a VM whose lock is held. One that nothing can be known of any more is emptied. */
+  async #prepare(name: string, identity: string): Promise<VmRecord> {
     const folder = await openVmFolder(this.path, name);
-    if (folder.vm) {
-      await sweep(folder, this.#kernels);
-      return folder.vm;
+    if (folder.error && isLost(folder.error)) {
+      for (const id of await namesIn(folder.path, MANIFEST_SUFFIX)) await rm(manifestPath(folder.path, id));
     }
-    if (folder.error && !isLost(folder.error.code)) throw folder.error;
-    for (const id of await namesIn(folder.path, MANIFEST_SUFFIX)) await rm(manifestPath(folder.path, id));
     await sweep(folder, this.#kernels);
-    return createVm(folder.path, identity);
+    return folder.vm ?? (await createVm(folder.path, identity));
   }
 
   async #newId(): Promise<string> {
@@ -234,91 +227,23 @@ export class CheckpointStore {
     }
   }
 
+  /** Makes room for a checkpoint that has appeared; the lock of its VM is held. */
   async #published(name: string, id: string): Promise<ListedCheckpoint> {
     const folder = await openVmFolder(this.path, name);
+    const own = async () => (await listingOf(folder)).find((checkpoint) => checkpoint.id === id)!;
     await sweep(folder, this.#kernels);
-    await this.#makeRoom({ folder, id });
-    return (await listingOf(folder)).find((checkpoint) => checkpoint.id === id)!;
-  }
-
-  /** Deletes what is damaged, then what was used longest ago, until the store is not above its size. */
-  async #makeRoom(kept?: { readonly folder: VmFolder; readonly id: string }): Promise<void> {
-    if ((await this.storedBytes()) <= this.maxBytes) return;
-    const candidates: { folder: VmFolder; info: CheckpointInfo }[] = [];
-    for (const folder of await this.#folders()) {
-      for (const info of await infosOf(folder)) {
-        if (info.state !== "newer" && info.id !== kept?.id) candidates.push({ folder, info });
-      }
+    const { storedBytes, sharedBytes } = await own();
+    if (storedBytes + sharedBytes > this.maxBytes) {
+      await remove(folder, id, this.#kernels);
+      throw tooBig(this.path, this.maxBytes);
     }
-    const turn = (info: CheckpointInfo): number => (info.state === "damaged" ? 0 : info.usedMs);
-    candidates.sort((a, b) => turn(a.info) - turn(b.info));
-    for (const { folder, info } of candidates) {
-      if ((await this.storedBytes()) <= this.maxBytes) return;
-      const remove = () => this.#deleteLocked(folder, info.id);
-      if (folder.name === kept?.folder.name) await remove();
-      else await this.#unlessBusy(folder, remove);
-    }
-  }
-
-  /** Does something under the lock of a VM; returns whether it was to be had. */
-  async #unlessBusy(folder: VmFolder, work: () => Promise<void>): Promise<boolean> {
-    try {
-      await this.#withLock(folder, work);
-      return true;
-    } catch (error) {
-      if (codeOf(error) === "STORE_BUSY") return false;
-      if (codeOf(error) === "ENOENT") return true; // its last checkpoint has just gone
-      throw writeError(folder.path, error);
-    }
-  }
-
-  /** Does something under the lock of a VM, whose folder goes with its last file. */
-  async #withLock(folder: VmFolder, work: () => Promise<void>): Promise<void> {
-    {
-      await using _lock = await lockFolder(folder.path);
-      await work();
-    }
-    await rmdir(folder.path).catch((error) => {
-      if (codeOf(error) !== "ENOTEMPTY" && codeOf(error) !== "ENOENT") throw error;
-    });
-  }
-
-  /** Makes a VM's folder if there is none, and takes its lock. Whoever deletes its last checkpoint may remove it in between. */
-  async #lockMade(path: string): Promise<Lock> {
-    for (let attempt = 1; ; attempt++) {
-      await mkdir(path, { mode: 0o700 }).catch((error) => {
-        if (codeOf(error) !== "EEXIST") throw error;
-      });
-      await syncFolder(this.path);
-      try {
-        return await lockFolder(path);
-      } catch (error) {
-        if (codeOf(error) !== "ENOENT" || attempt === MAX_ATTEMPTS) throw error;
-      }
-    }
-  }
-
-  async #deleteLocked(folder: VmFolder, id: string): Promise<void> {
-    await rm(manifestPath(folder.path, id), { force: true });
-    await syncFolder(folder.path);
-    await this.#sweep(folder);
-  }
-
-  /** Sweeps the folder of a VM; one without checkpoints is removed. */
-  async #sweep(folder: VmFolder): Promise<void> {
-    await sweep(folder, this.#kernels);
-    if ((await namesIn(folder.path, MANIFEST_SUFFIX)).length > 0) return;
-    await rm(join(folder.path, "vm"), { force: true });
-  }
-
-  async #folders(): Promise<VmFolder[]> {
-    const names = await namesIn(this.path, "");
-    return Promise.all(names.filter((name) => FOLDER_NAME.test(name)).map((name) => openVmFolder(this.path, name)));
+    await makeRoom(this.path, this.maxBytes, this.#kernels, { folder, id });
+    return own();
   }
 
   async #matches(prefix: string): Promise<{ folder: VmFolder; id: string }[]> {
     const matches: { folder: VmFolder; id: string }[] = [];
-    for (const folder of await this.#folders()) {
+    for (const folder of await vmFolders(this.path)) {
       for (const id of await namesIn(folder.path, MANIFEST_SUFFIX)) {
         if (id.startsWith(prefix)) matches.push({ folder, id });
       }
@@ -327,27 +252,18 @@ export class CheckpointStore {
   }
 
   async #locate(prefix: string): Promise<{ folder: VmFolder; id: string }> {
-    const matches = await this.#matches(prefix);
-    if (matches.length > 1) {
-      const text = `${matches.length} checkpoints begin with ${prefix}`;
-      throw checkpointError("STORE_CHECKPOINT_AMBIGUOUS", text, this.path);
-    }
-    if (matches.length === 0) throw none(prefix);
-    return matches[0]!;
+    const [match, ...others] = await this.#matches(prefix);
+    if (match === undefined) throw noCheckpoint(prefix);
+    if (others.length === 0) return match;
+    const text = `${others.length + 1} checkpoints begin with ${prefix}`;
+    throw checkpointError("STORE_CHECKPOINT_AMBIGUOUS", text, this.path);
   }
 }
-
-const FOLDER_NAME = /^[0-9a-f]{32}$/;
 
 function newestFirst(a: CheckpointInfo, b: CheckpointInfo): number {
   return b.createdMs - a.createdMs;
 }
 
-function none(id: string): Error {
-  return checkpointError("STORE_CHECKPOINT_NONE", `there is no checkpoint ${id}`, id);
-}
-
-/** Whether a VM's record cannot be had any more, so that nothing in its folder can be used. */
-function isLost(code: string): boolean {
-  return ["STORE_CHECKPOINT_DAMAGED", "STORE_CHECKPOINT_FOREIGN", "STORE_CHECKPOINT_GONE"].includes(code);
+function noCheckpoint(id: string): GodwitError {
+  return new GodwitError("STORE_CHECKPOINT_NONE", `there is no checkpoint ${id}`, { id });
 }

@@ -4,7 +4,7 @@ import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { BlockPacker, unpackBlock } from "./checkpoint-block-codec.ts";
-import { codeOf, writeError } from "./checkpoint-errors.ts";
+import { codeOf, isLost, writeError } from "./checkpoint-errors.ts";
 import { namesIn, type VmFolder } from "./checkpoint-folder.ts";
 import { Arena, type KernelSource, PAGE_BYTES, type StoreKernels, TAG_BYTES } from "./checkpoint-kernels.ts";
 import { MANIFEST_SUFFIX, Manifest } from "./checkpoint-manifest.ts";
@@ -16,13 +16,20 @@ import type { VmRecord } from "./checkpoint-vm.ts";
 
 /** A pack of which a smaller part is alive is rewritten. */
 const MIN_ALIVE_SHARE = 3 / 4;
+const NONE: ReadonlySet<string> = new Set();
 
 /**
  * Removes what no manifest of a VM names; the caller holds its lock. Nothing is done where a manifest is of a newer version.
  *
- * @throws STORE_CHECKPOINT_READ when it cannot be known what is named, STORE_FULL, STORE_NOT_WRITABLE
+ * @param damaged packs with blocks that cannot be read: these are left out, so that no later checkpoint counts on them
+ * @throws STORE_CHECKPOINT_READ, STORE_CHECKPOINT_NEWER when it cannot be known what is named; STORE_FULL, STORE_NOT_WRITABLE
  */
-export async function sweep(folder: VmFolder, source: KernelSource): Promise<void> {
+export async function sweep(
+  folder: VmFolder,
+  source: KernelSource,
+  damaged: ReadonlySet<string> = NONE,
+): Promise<void> {
+  if (folder.error && !isLost(folder.error)) throw folder.error;
   const manifests: Manifest[] = [];
   try {
     for (const name of await readdir(folder.path)) {
@@ -33,7 +40,7 @@ export async function sweep(folder: VmFolder, source: KernelSource): Promise<voi
       if (manifest === "newer") return;
       if (manifest !== undefined) manifests.push(manifest);
     }
-    await sweepPacks(folder, await Usage.of(manifests), source);
+    await sweepPacks(folder, await Usage.of(manifests), source, damaged);
     await syncFolder(folder.path);
   } catch (error) {
     throw writeError(folder.path, error);
@@ -42,7 +49,12 @@ export async function sweep(folder: VmFolder, source: KernelSource): Promise<voi
   }
 }
 
-async function sweepPacks({ path, vm }: VmFolder, usage: Usage, source: KernelSource): Promise<void> {
+async function sweepPacks(
+  { path, vm }: VmFolder,
+  usage: Usage,
+  source: KernelSource,
+  damaged: ReadonlySet<string>,
+): Promise<void> {
   const ids = await namesIn(path, PACK_SUFFIX);
   const [used, unused] = [ids.filter((id) => usage.aliveIn(id) > 0), ids.filter((id) => usage.aliveIn(id) === 0)];
   for (const id of unused) await rm(packPath(path, id), { force: true }); // first: rewriting needs room
@@ -50,7 +62,8 @@ async function sweepPacks({ path, vm }: VmFolder, usage: Usage, source: KernelSo
     const pack = await openIfIntact(() => Pack.open(path, id, vm!.folderId));
     if (pack === undefined || pack === "newer") continue; // as good as it gets until its checkpoints are deleted
     try {
-      if (usage.aliveIn(id) < MIN_ALIVE_SHARE * pack.contents) await rewrite(path, pack, usage, vm!, source);
+      const isDue = damaged.has(id) || usage.aliveIn(id) < MIN_ALIVE_SHARE * pack.contents;
+      if (isDue) await rewrite(path, pack, usage, vm!, source);
     } finally {
       await pack.close();
     }
@@ -62,10 +75,9 @@ async function openIfIntact<T>(open: () => Promise<T>): Promise<T | "newer" | un
   try {
     return await open();
   } catch (error) {
-    const code = codeOf(error);
-    if (code === "STORE_CHECKPOINT_NEWER") return "newer";
-    if (code === "STORE_CHECKPOINT_READ" || !code?.startsWith("STORE_CHECKPOINT_")) throw error;
-    return undefined;
+    if (codeOf(error) === "STORE_CHECKPOINT_NEWER") return "newer";
+    if (isLost(error)) return undefined;
+    throw error;
   }
 }
 

@@ -12,6 +12,8 @@ interface PackUse {
   readonly owners: Uint8Array;
   /** For each manifest how many of the pack's contents it names. */
   readonly named: number[];
+  /** How many contents have each of the owners; made when it is asked for. */
+  counts?: Uint32Array;
 }
 
 /** What the manifests of a VM name. */
@@ -32,14 +34,15 @@ export class Usage {
 
   /** How many contents of a pack are alive. */
   aliveIn(pack: string): number {
-    return this.#packs.get(pack)?.owners.reduce((sum, owner) => sum + Number(owner !== NOBODY), 0) ?? 0;
+    const use = this.#packs.get(pack);
+    return use === undefined ? 0 : PACK_PAGES - countsOf(use)[NOBODY]!;
   }
 
   /** The contents of a pack that a manifest names: those that only it does, and the others. */
   namedBy(index: number, pack: string): { own: number; shared: number } {
     const use = this.#packs.get(pack);
     if (use === undefined) return { own: 0, shared: 0 };
-    const own = index + 1 < SEVERAL ? use.owners.reduce((sum, owner) => sum + Number(owner === index + 1), 0) : 0;
+    const own = index + 1 < SEVERAL ? countsOf(use)[index + 1]! : 0;
     return { own, shared: (use.named[index] ?? 0) - own };
   }
 
@@ -74,4 +77,12 @@ export class Usage {
     }
     return use;
   }
+}
+
+function countsOf(use: PackUse): Uint32Array {
+  if (use.counts === undefined) {
+    use.counts = new Uint32Array(SEVERAL + 1);
+    for (const owner of use.owners) use.counts[owner]!++;
+  }
+  return use.counts;
 }

@@ -79,11 +79,16 @@ export async function createVm(folder: string, identity: string): Promise<VmReco
   };
   const path = join(folder, NAME);
   await rm(path + TEMPORARY, { force: true });
-  const file = await createPrivate(path + TEMPORARY);
+  await using file = await createPrivate(path + TEMPORARY);
   await writeFully(file, encodeVm(record), 0);
   await publish(file, path);
   await syncFolder(folder);
   return record;
+}
+
+/** Removes the file `vm` of a folder. */
+export async function removeVm(folder: string): Promise<void> {
+  await rm(join(folder, NAME), { force: true });
 }
 
 /** A file that was copied from another VM's folder. */

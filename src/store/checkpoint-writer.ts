@@ -3,10 +3,10 @@ import { rm } from "node:fs/promises";
 import { MAX_PAGE_NUMBER } from "./checkpoint-chunk.ts";
 import { BATCH_PAGES, type Contents } from "./checkpoint-contents.ts";
 import { Entries, NO_PLACE } from "./checkpoint-entries.ts";
-import { checkpointError, writeError } from "./checkpoint-errors.ts";
+import { tooBig, writeError } from "./checkpoint-errors.ts";
 import type { ListedCheckpoint } from "./checkpoint-folder.ts";
 import { PAGE_BYTES } from "./checkpoint-kernels.ts";
-import { type ManifestRecord, ManifestWriter } from "./checkpoint-manifest.ts";
+import { type ManifestRecord, ManifestWriter, manifestPath } from "./checkpoint-manifest.ts";
 import { PACK_PAGES } from "./checkpoint-pack.ts";
 import { createPrivate, syncFolder, TEMPORARY } from "./checkpoint-sealed-file.ts";
 import type { VmRecord } from "./checkpoint-vm.ts";
@@ -54,6 +54,8 @@ export class CheckpointWriter implements AsyncDisposable {
   #highest = -1;
   #addedPages = 0;
   #isOpen = true;
+  /** Whether the manifest has appeared, or was about to. */
+  #mayBeThere = false;
 
   private constructor(parts: WriterParts, entriesPath: string, entriesFile: FileHandle) {
     this.id = parts.id;
@@ -109,10 +111,12 @@ export class CheckpointWriter implements AsyncDisposable {
    * @throws STORE_FULL, STORE_NOT_WRITABLE, STORE_TOO_BIG
    */
   async drained(): Promise<void> {
-    this.#working ??= this.#work().finally(() => {
-      this.#working = undefined;
-    });
-    await this.#working;
+    while (this.#queue.length > 0 || this.#working) {
+      this.#working ??= this.#work().finally(() => {
+        this.#working = undefined;
+      });
+      await this.#working;
+    }
   }
 
   /**
@@ -123,7 +127,7 @@ export class CheckpointWriter implements AsyncDisposable {
   async finish(): Promise<ListedCheckpoint> {
     if (!this.#isOpen) throw new TypeError("the checkpoint was ended");
     try {
-      while (this.#queue.length > 0 || this.#working) await this.drained();
+      await this.drained();
       await this.#publish();
     } catch (error) {
       await this.abort();
@@ -141,8 +145,15 @@ export class CheckpointWriter implements AsyncDisposable {
     if (!this.#isOpen) return;
     this.#error ??= new TypeError("the checkpoint was ended");
     await this.#working?.catch(() => {});
-    await this.#parts.contents.abort();
-    await this.#end();
+    const { folder, id, contents } = this.#parts;
+    try {
+      if (this.#mayBeThere) await rm(manifestPath(folder, id), { force: true });
+      await contents.abort();
+    } catch (error) {
+      throw writeError(folder, error);
+    } finally {
+      await this.#end();
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -151,6 +162,7 @@ export class CheckpointWriter implements AsyncDisposable {
 
   #checkNumbers(first: number, count: number): void {
     if (!this.#isOpen) throw new TypeError("the checkpoint was ended");
+    if (this.#error) throw this.#error;
     const isRight = Number.isSafeInteger(first) && Number.isSafeInteger(count) && first >= 0 && count >= 0;
     if (!isRight || first + count > MAX_PAGE_NUMBER) throw new RangeError(`no such pages: ${first}+${count}`);
   }
@@ -200,9 +212,7 @@ export class CheckpointWriter implements AsyncDisposable {
 
   #checkSize(manifestBytes: number): void {
     const { maxBytes, contents, folder } = this.#parts;
-    if (contents.newBytes + manifestBytes <= maxBytes) return;
-    const text = `the checkpoint does not fit into the store, which may take ${maxBytes} bytes`;
-    throw checkpointError("STORE_TOO_BIG", text, folder);
+    if (contents.newBytes + manifestBytes > maxBytes) throw tooBig(folder, maxBytes);
   }
 
   async #publish(): Promise<void> {
@@ -217,6 +227,7 @@ export class CheckpointWriter implements AsyncDisposable {
         await manifest.add(chunk);
       }
       this.#checkSize(manifest.sizeBytes);
+      this.#mayBeThere = true;
       await manifest.finish(vm.folderId, { ...record, packs: packs.ids });
     } catch (error) {
       await manifest.abort();
@@ -227,9 +238,13 @@ export class CheckpointWriter implements AsyncDisposable {
 
   async #end(): Promise<void> {
     this.#isOpen = false;
-    await this.#entriesFile.close();
-    await rm(this.#entriesPath, { force: true });
-    await this.#parts.release();
+    try {
+      await using _released = { [Symbol.asyncDispose]: this.#parts.release };
+      await this.#entriesFile.close();
+      await rm(this.#entriesPath, { force: true });
+    } catch (error) {
+      throw writeError(this.#parts.folder, error);
+    }
   }
 }
 

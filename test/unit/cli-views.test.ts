@@ -22,7 +22,16 @@ function progress(changes: Partial<Progress>): MigrationEvent {
     event: "progress",
     elapsedMs: 1300,
     round: 0,
-    pages: { zeroPages: 12_000, diskPages: 0, checkpointPages: 0, literalPages: 8_000, blankPages: 0, rawPages: 12 },
+    pages: {
+      zeroPages: 12_000,
+      diskPages: 0,
+      checkpointPages: 0,
+      samePages: 0,
+      deltaPages: 0,
+      literalPages: 8_000,
+      blankPages: 0,
+      rawPages: 12,
+    },
     rawBytes: 33 * MIB,
     wireBytes: 31 * MIB,
     remainingBytes: 199 * MIB,
@@ -52,10 +61,13 @@ const summary: SourceSummary = {
     zeroPages: 34_451,
     diskPages: 30_000,
     checkpointPages: 512,
+    samePages: 99,
+    deltaPages: 2_000,
     literalPages: 18_068,
     blankPages: 0,
     rawPages: 82,
   },
+  deltaBytes: 3 * MIB,
   nackedPages: 17,
   bodies: {
     none: { bodies: 3, bodyBytes: 9000, wireBytes: 9000 },
@@ -75,6 +87,8 @@ const destinationSummary: DestinationSummary = {
   rawBytes: 189 * MIB,
   diskPages: 0,
   checkpointPages: 0,
+  samePages: 0,
+  deltaPages: 0,
   nackedPages: 0,
   loadMs: 22,
   resumeMs: 8,
@@ -238,7 +252,7 @@ describe("the log", () => {
         total     6.7 s, 7 rounds
         downtime  84 ms: residual 31 ms, transfer 12 ms, load 22 ms, hand-off 11 ms, resume 8.0 ms
         bytes     189 MiB -> 63.0 MiB on the wire (3.0 : 1)
-        memory    256 MiB, pages sent: 34,451 zero, 30,000 disk, 512 checkpoint, 18,068 literal, 82 raw; 17 referred to in vain
+        memory    256 MiB, pages sent: 34,451 zero, 30,000 disk, 512 checkpoint, 99 same, 2,000 delta (3.00 MiB), 18,068 literal, 82 raw; 17 referred to in vain
       "
     `);
   });

@@ -1,6 +1,7 @@
+import { existsSync } from "node:fs";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { onTestFinished } from "vitest";
 import { openCheckpoints } from "../../../src/migration/open-checkpoints.ts";
 import type { ListedCheckpoint } from "../../../src/store/checkpoint-folder.ts";
@@ -9,9 +10,17 @@ import type { CheckpointStore, NewCheckpoint } from "../../../src/store/checkpoi
 export const PAGE_BYTES = 4096;
 export const VM: NewCheckpoint = { identity: "name:a", vmName: "a", memoryBytes: 2 ** 24, origin: "saved" };
 
+/** Where syncing costs nothing, if there is such a place. */
+const ROOM = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
+
+/** A folder that the caller removes. */
+export function temporaryFolder(): Promise<string> {
+  return mkdtemp(join(ROOM, "godwit-store-"));
+}
+
 /** A state folder that is gone after the test. */
 export async function stateFolder(): Promise<string> {
-  const path = await mkdtemp(join(tmpdir(), "godwit-store-"));
+  const path = await temporaryFolder();
   onTestFinished(() => rm(path, { recursive: true, force: true }));
   return path;
 }
@@ -64,4 +73,16 @@ export async function codeOf(promise: Promise<unknown>): Promise<string> {
     () => "none",
     (error) => error.code ?? error.message,
   );
+}
+
+/** All that an iterable gives, put together. */
+export async function joined(parts: AsyncIterable<Uint8Array>): Promise<Buffer> {
+  const list: Uint8Array[] = [];
+  for await (const part of parts) list.push(part);
+  return Buffer.concat(list);
+}
+
+/** The state folder of a store. */
+export function stateDirOf(store: CheckpointStore): string {
+  return dirname(store.path);
 }

@@ -1,4 +1,4 @@
-import { CHECKPOINT, DISK } from "../../../src/compact/limits.ts";
+import { CHECKPOINT, DISK, KEPT, SAME } from "../../../src/compact/limits.ts";
 import { keyedBlake3 } from "../../../src/compact/reference/blake3.ts";
 import { writeVarint, zigzag } from "../../../src/compact/varint.ts";
 import { GodwitError } from "../../../src/errors.ts";
@@ -58,6 +58,23 @@ export class Pieces {
   literal(firstPage: number, pages: readonly Uint8Array[]): Piece {
     const raw = records(firstPage, pages);
     return { tokens: varints(pages.length * 16 + KIND.literal, this.#position(firstPage, pages)), payload: raw, raw };
+  }
+
+  /** Into slots of the page cache; the first token about slots in its body. */
+  kept(firstPage: number, slot: number, pages: readonly Uint8Array[]): Piece {
+    const raw = records(firstPage, pages);
+    const numbers = [pages.length * 16 + KEPT, this.#position(firstPage, pages), zigzag(slot)];
+    return { tokens: varints(...numbers), payload: raw, raw };
+  }
+
+  /** From slots of the page cache; the first token about slots in its body. @param meant what the source had */
+  same(firstPage: number, slot: number, meant: readonly Uint8Array[]): Piece {
+    const numbers = varints(meant.length * 16 + SAME, this.#position(firstPage, meant), zigzag(slot));
+    return {
+      tokens: Buffer.concat([numbers, runTag(TAG_KEY, meant)]),
+      payload: NOTHING,
+      raw: records(firstPage, meant),
+    };
   }
 
   /** @param meant what the source had */
