@@ -224,6 +224,20 @@ test("pages that do not shrink cost no more bytes for being tried, in whatever w
   }
 });
 
+test("what the destination has yet to restore is bounded, however few bytes it takes on the wire", async () => {
+  await using p = await pipeline();
+  const blank = pageRecords(256);
+  for (let page = 0; page < 256; page++) blank.fill(0, page * 4104 + 8, (page + 1) * 4104);
+  const writing = write(p.source, [streamHead(), ...Array(60).fill(blank)]); // 60 MiB, some hundred bytes as tokens
+  const MIB = 2 ** 20;
+  // The destination QEMU takes nothing yet: there are two full bodies on their way, and what is read at once.
+  await expect.poll(() => p.sender.rawBytes, { interval: 1 }).toBeGreaterThan(8 * MIB);
+  for (let turn = 0; turn < 100; turn++) await new Promise((resolve) => setImmediate(resolve));
+  expect(p.sender.rawBytes).toBeLessThan(14 * MIB);
+  const [written, read] = await Promise.race([Promise.all([writing, digestOf(p.destination)]), p.failed]);
+  expect(read).toBe(written);
+});
+
 /** Rounds of a guest that changes a word of each page, copies some, and writes some whole. */
 function* rounds(pages: number, count: number): Generator<Uint8Array> {
   yield streamHead();
