@@ -3,6 +3,7 @@ import { nameOf } from "../compact/codec.ts";
 import type {
   DestinationSummary,
   DowntimeParts,
+  KeptCheckpoint,
   KnownCheckpoint,
   MigrationEvent,
   SourceSummary,
@@ -47,11 +48,20 @@ export function logLine(event: MigrationEvent, role: Role): string | undefined {
       return event.isPaused
         ? "the VM is paused at the destination, as it was at the source"
         : `the VM runs at the destination, ${formatDuration(event.resumeMs)} after it was handed over`;
+    case "keeping":
+      return event.readBytes === 0 ? "keeping a checkpoint of the VM here" : undefined;
+    case "checkpoint":
+      return checkpointLine(event);
     case "summary":
       return event.role === "source" ? sourceSummary(event).join("\n") : destinationSummary(event).join("\n");
     default:
       return undefined;
   }
+}
+
+function checkpointLine({ id, pages, bytes, ms }: KeptCheckpoint): string {
+  const size = `${formatCount(pages)} pages, ${formatBytes(bytes)} on the disk`;
+  return `checkpoint ${id} is kept here for when the VM comes back: ${size}, in ${formatDuration(ms)}`;
 }
 
 function vmText({ qemuVersion: { major, minor, micro }, machineType, memoryBytes, name }: VmFacts): string {
@@ -87,6 +97,8 @@ function sourceSummary(summary: SourceSummary): string[] {
     `  downtime  ${isPaused ? "none, the VM was paused already" : downtimeText(downtimeMs, downtimeParts)}`,
     `  bytes     ${formatBytes(rawBytes)} -> ${formatBytes(wireBytes)} on the wire${ratio}`,
     `  memory    ${formatBytes(memoryBytes)}, pages sent: ${pagesText(summary)}`,
+    ...savedLines(summary),
+    `  cost      ${cpuText(summary.cpuSeconds)}`,
   ];
 }
 
@@ -99,6 +111,7 @@ function destinationSummary(summary: DestinationSummary): string[] {
     `  total     ${formatDuration(totalMs)}, waiting included`,
     `  downtime  ${parts.join(", ")}; godwit send knows all of it`,
     `  bytes     ${formatBytes(wireBytes)} on the wire -> ${formatBytes(rawBytes)}`,
+    `  cost      ${cpuText(summary.cpuSeconds)}`,
   ];
 }
 
@@ -117,6 +130,27 @@ function downtimeText(downtimeMs: number, parts: DowntimeParts): string {
   };
   const keys = Object.keys(named) as (keyof DowntimeParts)[];
   return `${formatDuration(downtimeMs)}: ${keys.map((key) => `${named[key]} ${formatDuration(parts[key])}`).join(", ")}`;
+}
+
+/** What was not sent, by form; and how what was left was compressed. */
+function savedLines({ savedBytes, packing }: SourceSummary): string[] {
+  const lines: string[] = [];
+  if (savedBytes !== null) {
+    const { inVain, ...forms } = savedBytes;
+    const parts = Object.entries(forms).filter(([, bytes]) => bytes > 0);
+    const total = parts.reduce((sum, [, bytes]) => sum + bytes, -inVain);
+    const texts = parts.map(([form, bytes]) => `${form} ${formatBytes(bytes)}`);
+    if (inVain > 0) texts.push(`less ${formatBytes(inVain)} in vain`);
+    if (parts.length > 0) lines.push(`  saved     ${formatBytes(total)}: ${texts.join(", ")}`);
+  }
+  if (packing !== null) lines.push(`  packing   ${nameOf(packing)}: ${packing.reason}`);
+  return lines;
+}
+
+/** `2.1 s of CPU time here, of it encode 0.62 s`. */
+function cpuText({ total, ...parts }: Readonly<{ total: number } & Record<string, number>>): string {
+  const texts = Object.entries(parts).map(([part, seconds]) => `${part} ${formatDuration(seconds * 1000)}`);
+  return `${formatDuration(total * 1000)} of CPU time, of it ${texts.join(", ")}`;
 }
 
 function pagesText({ pages, deltaBytes, nackedPages }: SourceSummary): string {

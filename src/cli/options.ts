@@ -1,5 +1,7 @@
 import { InvalidArgumentError, Option } from "commander";
+import type { CheckpointPlace } from "../migration/checkpoint-take.ts";
 import type { DiskPaths } from "../migration/disk-paths.ts";
+import { stateDirOf } from "../store/state-dir.ts";
 import { parseAddress } from "../wire/address.ts";
 import { readPskFile } from "../wire/psk.ts";
 import type { Security } from "../wire/transport.ts";
@@ -36,6 +38,7 @@ export const deltaCacheOption = () =>
     "--delta-cache <size>",
     "memory for pages that were sent, of which changes are sent later: 512M, 0 for none (default: 512M, or half of the VM's memory)",
   ).argParser(parseSize);
+export const jsonDocumentOption = () => new Option("--json", "write one JSON document");
 
 export const allowOlderQemuOption = () =>
   new Option("--allow-older-qemu", "let the VM go to a QEMU older than its own, which may fail");
@@ -63,6 +66,20 @@ export const threadsOption = () =>
     "--threads <n>",
     "worker threads for compression; 0: none (default: the cores but one, from 1 to 8)",
   ).argParser(parseThreads);
+export const storeSizeOption = () =>
+  new Option(
+    "--store-size <size>",
+    "what all checkpoints of this host may take, those used longest ago going first: 20G (default: a tenth of the file system)",
+  ).argParser(parseSize);
+
+export interface StoreOptions {
+  stateDir?: string;
+  storeSize?: number;
+}
+
+export function placeOf({ stateDir, storeSize }: StoreOptions): CheckpointPlace {
+  return { stateDir: stateDirOf(stateDir), ...(storeSize !== undefined && { maxBytes: storeSize }) };
+}
 
 export const maxBandwidthOption = () =>
   new Option("--max-bandwidth <rate>", "limit for the link while the guest runs: 60M, 60MB, 500Mbit").argParser(

@@ -13,21 +13,24 @@ import {
   diskOption,
   jsonOption,
   maxBandwidthOption,
+  placeOf,
   pskFileOption,
   qmpOption,
+  type StoreOptions,
   stateDirOption,
+  storeSizeOption,
   threadsOption,
 } from "./options.ts";
 import { runToExit } from "./run.ts";
 
-interface SendOptions extends CommonOptions {
+interface SendOptions extends CommonOptions, StoreOptions {
   to: Address;
   maxBandwidth?: number;
   /** false: --no-compress. */
   compress: "auto" | Packing | false;
   diskRefs: boolean;
-  stateDir?: string;
   checkpointRefs: boolean;
+  keepCheckpoint: boolean;
   quit?: true;
 }
 
@@ -54,10 +57,13 @@ export function sendCommand(): Command {
     .addOption(threadsOption())
     .option("--no-disk-refs", "send pages whole that stand on a disk of the VM")
     .addOption(diskOption())
-    .addOption(stateDirOption())
     .option("--no-checkpoint-refs", "send pages whole that stand in a checkpoint which the destination has kept")
     .addOption(deltaCacheOption())
     .addOption(allowOlderQemuOption())
+    .option("--keep-checkpoint", "keep the VM's memory here once it has left, for when it comes back", true)
+    .option("--no-keep-checkpoint", "keep nothing of it")
+    .addOption(stateDirOption())
+    .addOption(storeSizeOption())
     .option("--quit", "end the source QEMU once the VM is at the destination")
     .addHelpText("after", HELP)
     .action(send);
@@ -87,6 +93,7 @@ function send(options: SendOptions): Promise<never> {
       stateDir: stateDirOf(options.stateDir),
       checkpointReferences: options.checkpointRefs,
       deltaCacheBytes: options.deltaCache,
+      keepCheckpoint: options.keepCheckpoint ? placeOf(options) : undefined,
       allowOlderQemu: options.allowOlderQemu ?? false,
       quit: options.quit ?? false,
     }),

@@ -2,6 +2,7 @@ import type { Packing } from "../compact/codec.ts";
 import type { FormCounts } from "../compact/encoder.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import type { Codec, OfferedCheckpoint } from "../wire/messages.ts";
+import type { SavedBytes } from "./costs.ts";
 import type { CodecCounts } from "./outgoing.ts";
 import type { DiskIndexSummary } from "./source-disks.ts";
 
@@ -58,6 +59,17 @@ export interface Progress {
   expectedEndMs: number | null;
 }
 
+/** The checkpoint that the source keeps of a VM that has left. */
+export interface KeptCheckpoint {
+  id: string;
+  /** Those that are not all zero. */
+  pages: number;
+  /** What it takes on the disk, without what it has in common with older checkpoints. */
+  bytes: number;
+  /** How long it took, after the migration. */
+  ms: number;
+}
+
 export interface SourceSummary {
   event: "summary";
   role: "source";
@@ -82,7 +94,13 @@ export interface SourceSummary {
   bodies: Readonly<Partial<Record<Codec, CodecCounts>>>;
   /** How bodies were packed at the end, and why; null where nothing was sent. */
   packing: (Packing & { reason: string }) | null;
+  /** Null where nothing was sent. */
+  savedBytes: SavedBytes | null;
+  /** CPU time of this end: all of its process; of that, parsing, looking pages up and encoding; and packing. */
+  cpuSeconds: { total: number; encode: number; pack: number };
   roundTripMs: number | null;
+  /** Null if none was kept. */
+  checkpoint: KeptCheckpoint | null;
 }
 
 export interface DestinationSummary {
@@ -100,6 +118,8 @@ export interface DestinationSummary {
   /** Pages that were made from what the page cache held. */
   samePages: number;
   deltaPages: number;
+  /** CPU time of this end, since it got the connection: all of its process; of that, unpacking. */
+  cpuSeconds: { total: number; unpack: number };
   loadMs: number | null;
   resumeMs: number | null;
 }
@@ -138,6 +158,9 @@ export type MigrationEvent =
   | { event: "loaded"; loadMs: number }
   | { event: "committed" }
   | { event: "running"; resumeMs: number; isPaused: boolean }
+  /** The VM has left, and a checkpoint of it is being kept: a few times a second. */
+  | { event: "keeping"; elapsedMs: number; readBytes: number; totalBytes: number }
+  | ({ event: "checkpoint" } & KeptCheckpoint)
   | { event: "warning"; message: string }
   /** A person ended it; `vm` says where the VM is. */
   | { event: "cancelled"; vm: string }
