@@ -17,7 +17,9 @@ import { IndexStore } from "../../src/store/index-store.ts";
 
 const MIB = 2 ** 20;
 const load = { mib: 16, pagesPerSecond: 500, pattern: "word" } as const;
-const cached = { cached: true, load, rateBitsPerSecond: 500e6 };
+/** A guest that has read little of its disk, and one that has read its root file system. */
+const plain = { load, rateBitsPerSecond: 500e6 };
+const cached = { ...plain, cached: true };
 /** `godwit receive` with the lab's qemu-nbd, for images that are not raw. */
 const receiveScript = fileURLToPath(new URL("support/receive.ts", import.meta.url));
 const receiveProgram = [process.execPath, "--disable-warning=ExperimentalWarning", receiveScript, "nbd"];
@@ -81,11 +83,11 @@ async function aboutOf(pair: Pair): Promise<IndexAbout> {
 }
 
 test.each([
-  ["10.0", "raw"],
-  ["10.0", "qcow2"],
-  ["7.2", "raw"],
-] as const)("QEMU %s, %s: built ahead, then only what the guest wrote is read", async (qemu, diskFormat) => {
-  await using pair = await startPair({ ...cached, qemu, diskFormat });
+  ["10.0", "raw", cached],
+  ["10.0", "qcow2", plain],
+  ["7.2", "raw", plain],
+] as const)("QEMU %s, %s: built ahead, then only what the guest wrote is read", async (qemu, diskFormat, guest) => {
+  await using pair = await startPair({ ...guest, qemu, diskFormat });
   const built = await index(pair);
   const [first] = built.disks;
   expect(first).toMatchObject({ disk: "virtio-disk0", knownBlocks: 0, isWhole: true, why: null });
@@ -106,7 +108,7 @@ test.each([
   expect(sent.diskIndex.knownBlocks).toBeGreaterThan(50_000);
   expect(sent.diskIndex.readBytes).toBeGreaterThanOrEqual(8 * MIB);
   expect(sent.diskIndex.readBytes).toBeLessThan(16 * MIB);
-  expect(sent.pages.diskPages).toBeGreaterThan(50_000 / 2);
+  expect(sent.pages.diskPages).toBeGreaterThan(guest === cached ? 50_000 : 1000);
   expect(await bitmapsOf(pair.source)).toEqual([]);
   expect(await aboutOf(pair)).toMatchObject({ disk: "virtio-disk0", image: pair.source.disk, bitmap: null });
 });
@@ -126,8 +128,8 @@ async function shift(pair: Pair): Promise<void> {
   await writer.finish(about, undefined, () => false);
 }
 
-test.each<[string, (pair: Pair, path: string) => Promise<unknown>, RegExp[]]>([
-  ["cut off", (_, path) => truncate(path, 300_000), [/damaged in \d+ of 32 parts, which are read again/]],
+test.each<[string, (pair: Pair, path: string) => Promise<unknown>, RegExp, object]>([
+  ["cut off", (_, path) => truncate(path, 300_000), /damaged in \d+ of 32 parts, which are read again/, plain],
   [
     "bits flipped in its header",
     async (_, path) => {
@@ -135,7 +137,8 @@ test.each<[string, (pair: Pair, path: string) => Promise<unknown>, RegExp[]]>([
       bytes[60]! ^= 4;
       await writeFile(path, bytes);
     },
-    [/is not used: its header is damaged; it is built anew/],
+    /is not used: its header is damaged; it is built anew/,
+    plain,
   ],
   [
     "of another VM",
@@ -148,21 +151,22 @@ test.each<[string, (pair: Pair, path: string) => Promise<unknown>, RegExp[]]>([
       const other = (await readdir(dirname(path))).find((name) => name.endsWith(".index") && !path.endsWith(name))!;
       await rename(join(dirname(path), other), path);
     },
-    [/is not used: it is of another disk or another host; it is built anew/],
+    /is not used: it is of another disk or another host; it is built anew/,
+    plain,
   ],
-  ["wrong in every hash", shift, [/switched off/]],
-])("an index that is %s: the VM moves, and it is said once", async (_, spoil, expected) => {
-  await using pair = await startPair(cached);
+  ["wrong in every hash", shift, /switched off/, cached],
+])("an index that is %s: the VM moves, and it is said once", async (_, spoil, expected, guest) => {
+  await using pair = await startPair(guest);
   await index(pair);
   await spoil(pair, await indexPath(pair));
   const { warnings } = await move(pair);
-  expect(warnings).toEqual(expected.map((text) => expect.stringMatching(text)));
+  expect(warnings).toEqual([expect.stringMatching(expected)]);
   const [info] = await (await IndexStore.open(pair.hosts.source.stateDir!)).list();
   expect(info).toMatchObject({ why: null });
 });
 
 test("the image is replaced while the VM moves", async () => {
-  await using pair = await startPair(cached);
+  await using pair = await startPair(plain);
   await index(pair);
   const other = `${pair.source.disk}.new`;
   await writeFile(other, "");
@@ -177,7 +181,7 @@ test("the image is replaced while the VM moves", async () => {
 });
 
 test("a migration that comes to nothing leaves the guest's writes noted", async () => {
-  await using pair = await startPair({ load });
+  await using pair = await startPair(plain);
   await index(pair);
   const before = await readFile(await indexPath(pair));
   const [bitmap] = await bitmapsOf(pair.source);
@@ -227,7 +231,7 @@ test("what a godwit that was killed leaves in QEMU is removed", async () => {
 });
 
 test("where bitmaps move with the VM, ours do not stand in the way", async () => {
-  await using pair = await startPair({ load });
+  await using pair = await startPair(plain);
   await index(pair);
   for (const { qmp } of [pair.source, pair.destination]) {
     const capabilities = [{ capability: "dirty-bitmaps", state: true }];
@@ -238,7 +242,7 @@ test("where bitmaps move with the VM, ours do not stand in the way", async () =>
 });
 
 test("a disk is read where a user says; a wrong content costs bytes only, a wrong name nothing", async () => {
-  await using pair = await startPair({ ...cached, load });
+  await using pair = await startPair(cached);
   const { source, destination, hosts } = pair;
   const refusal = async (args: readonly string[]) => {
     await using godwit = startGodwit(hosts.source, args);
