@@ -1,5 +1,6 @@
 /** Stands for the sender: DATA as fast as it is acknowledged. argv: port, "tls" or "plain", pages, workload. */
-import { type Batch, BatchEncoder, type References } from "../src/compact/encoder.ts";
+import type { Batch } from "../src/compact/batch-writer.ts";
+import { BatchEncoder, type References } from "../src/compact/encoder.ts";
 import { PlaceMatcher, placeMatcherBytes } from "../src/compact/place-matcher.ts";
 import { createKernels, type Kernels } from "../src/migration/kernels.ts";
 import { Peer } from "../src/migration/peer.ts";

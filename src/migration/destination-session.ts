@@ -68,8 +68,6 @@ export class Session {
   readonly #firstData = Promise.withResolvers<void>();
   readonly #switchover = Promise.withResolvers<void>();
   readonly #commit = Promise.withResolvers<{ run: boolean }>();
-  /** Slots of the page cache that there is room for here. */
-  readonly #cachePages: number;
   readonly #receiver: StreamReceiver;
   readonly #cpu = new CpuMeter();
   #disks: Promise<AgreedDisks> | undefined;
@@ -93,9 +91,8 @@ export class Session {
     this.#vm = vm;
     this.#facts = facts;
     this.#startMs = startMs;
-    this.#cachePages = cachePagesOf(options.deltaCacheBytes, facts.memoryBytes);
     this.#receiver = new StreamReceiver({
-      cachePages: this.#cachePages,
+      cachePages: cachePagesOf(options.deltaCacheBytes, facts.memoryBytes),
       send: (message) => this.#peer.send(message),
       onRoom: () => this.#peer.onRoom(),
       onError: (error) => this.#onStreamError(error),
@@ -155,7 +152,7 @@ export class Session {
     const theirs = parseFacts(hello.vm);
     assertMatch(theirs, this.#facts, this.#options.allowOlderQemu ?? false);
     const { disks, checkpoints } = await this.#failure.or(this.#openPlaces(hello, theirs));
-    const cachePages = Math.min(hello.cachePages, this.#cachePages);
+    const cachePages = Math.min(hello.cachePages, this.#receiver.cachePages);
     this.#receiver.useCache(cachePages);
     this.#peer.send({
       type: "WELCOME",

@@ -90,7 +90,7 @@ export class StreamReceiver {
   constructor(options: ReceiverOptions) {
     this.#options = options;
     const { cachePages = 0, send, onRoom, threads = defaultThreads(), onWarning = () => {} } = options;
-    this.#restorer = new Restorer({ cachePages, send, onOwed: onRoom });
+    this.#restorer = new Restorer({ cachePages, send, onOwed: onRoom, onWarning });
     this.#workbench = new Workbench(Math.max(1, threads) * BODIES_A_THREAD + SPARE_BODIES, threads, onWarning);
     this.#workbench.start();
   }
@@ -118,6 +118,11 @@ export class StreamReceiver {
   /** See Restorer.usePlaces. */
   usePlaces(places: AgreedPlaces, tagKey: Uint8Array, onWarning: (message: string) => void): void {
     this.#restorer.usePlaces(places, tagKey, onWarning);
+  }
+
+  /** See Restorer.cachePages. */
+  get cachePages(): number {
+    return this.#restorer.cachePages;
   }
 
   /** See Restorer.useCache. */
