@@ -1,6 +1,7 @@
 import { PAGE_FORMS, type PageCounts, type PageForm, sumOf } from "../stream/inspection.ts";
 import { formatBytes, formatCount, oneLine } from "./format.ts";
 import type { StreamReport } from "./inspect-stream.ts";
+import { table } from "./table.ts";
 
 const FORM_TITLES: Readonly<Record<PageForm, string>> = {
   zero: "zero",
@@ -157,14 +158,4 @@ function percent(part: number, whole: number): string {
 
 function more(leftOut: number): string[] {
   return leftOut > 0 ? [`and ${formatCount(leftOut)} more`] : [];
-}
-
-/** Columns two blanks apart, the first ones to the left and the others to the right. */
-function table(rows: readonly (readonly string[])[], leftColumns = 1): string[] {
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  return rows.map((row) =>
-    row
-      .map((cell, column) => (column < leftColumns ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!)))
-      .join("  "),
-  );
 }

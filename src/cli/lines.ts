@@ -3,6 +3,7 @@ import { nameOf } from "../compact/codec.ts";
 import type {
   DestinationSummary,
   DowntimeParts,
+  KeptCheckpoint,
   KnownCheckpoint,
   MigrationEvent,
   SourceSummary,
@@ -47,11 +48,20 @@ export function logLine(event: MigrationEvent, role: Role): string | undefined {
       return event.isPaused
         ? "the VM is paused at the destination, as it was at the source"
         : `the VM runs at the destination, ${formatDuration(event.resumeMs)} after it was handed over`;
+    case "keeping":
+      return event.readBytes === 0 ? "keeping a checkpoint of the VM here" : undefined;
+    case "checkpoint":
+      return checkpointLine(event);
     case "summary":
       return event.role === "source" ? sourceSummary(event).join("\n") : destinationSummary(event).join("\n");
     default:
       return undefined;
   }
+}
+
+function checkpointLine({ id, pages, bytes, ms }: KeptCheckpoint): string {
+  const size = `${formatCount(pages)} pages, ${formatBytes(bytes)} on the disk`;
+  return `checkpoint ${id} is kept here for when the VM comes back: ${size}, in ${formatDuration(ms)}`;
 }
 
 function vmText({ qemuVersion: { major, minor, micro }, machineType, memoryBytes, name }: VmFacts): string {

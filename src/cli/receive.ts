@@ -9,6 +9,7 @@ import {
   allowOlderQemuOption,
   type CommonOptions,
   deltaCacheOption,
+  diskOption,
   jsonOption,
   pskFileOption,
   qmpOption,
@@ -44,6 +45,7 @@ export function receiveCommand(): Command {
     .option("--no-checkpoint-refs", "take pages whole that stand in a checkpoint which was kept here")
     .addOption(stateDirOption())
     .addOption(deltaCacheOption())
+    .addOption(diskOption())
     .addOption(allowOlderQemuOption())
     .addHelpText("after", HELP)
     .action(receive);
@@ -61,6 +63,7 @@ function receive(options: ReceiveOptions): Promise<never> {
       qmpPath: options.qmp,
       listen: options.listen,
       once: options.once ?? false,
+      diskPaths: options.disk,
       openCheckpoints: options.checkpointRefs ? () => openCheckpoints(stateDirOf(options.stateDir)) : undefined,
       deltaCacheBytes: options.deltaCache,
       allowOlderQemu: options.allowOlderQemu ?? false,

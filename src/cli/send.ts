@@ -1,6 +1,7 @@
 import { Command, Option } from "commander";
 import { NONE, type Packing } from "../compact/codec.ts";
 import { migrateToPeer } from "../migration/source.ts";
+import { stateDirOf } from "../store/state-dir.ts";
 import type { Address } from "../wire/address.ts";
 import { parseCompression } from "./compression.ts";
 import { EXIT_CODES_HELP } from "./exit-codes.ts";
@@ -9,21 +10,27 @@ import {
   allowOlderQemuOption,
   type CommonOptions,
   deltaCacheOption,
+  diskOption,
   jsonOption,
   maxBandwidthOption,
+  placeOf,
   pskFileOption,
   qmpOption,
+  type StoreOptions,
+  stateDirOption,
+  storeSizeOption,
   threadsOption,
 } from "./options.ts";
 import { runToExit } from "./run.ts";
 
-interface SendOptions extends CommonOptions {
+interface SendOptions extends CommonOptions, StoreOptions {
   to: Address;
   maxBandwidth?: number;
   /** false: --no-compress. */
   compress: "auto" | Packing | false;
   diskRefs: boolean;
   checkpointRefs: boolean;
+  keepCheckpoint: boolean;
   quit?: true;
 }
 
@@ -49,9 +56,14 @@ export function sendCommand(): Command {
     .option("--no-compress", "the same as --compress none")
     .addOption(threadsOption())
     .option("--no-disk-refs", "send pages whole that stand on a disk of the VM")
+    .addOption(diskOption())
     .option("--no-checkpoint-refs", "send pages whole that stand in a checkpoint which the destination has kept")
     .addOption(deltaCacheOption())
     .addOption(allowOlderQemuOption())
+    .option("--keep-checkpoint", "keep the VM's memory here once it has left, for when it comes back", true)
+    .option("--no-keep-checkpoint", "keep nothing of it")
+    .addOption(stateDirOption())
+    .addOption(storeSizeOption())
     .option("--quit", "end the source QEMU once the VM is at the destination")
     .addHelpText("after", HELP)
     .action(send);
@@ -77,8 +89,11 @@ function send(options: SendOptions): Promise<never> {
       packing: options.compress || NONE,
       ...(options.threads !== undefined && { threads: options.threads }),
       diskReferences: options.diskRefs,
+      diskPaths: options.disk,
+      stateDir: stateDirOf(options.stateDir),
       checkpointReferences: options.checkpointRefs,
       deltaCacheBytes: options.deltaCache,
+      keepCheckpoint: options.keepCheckpoint ? placeOf(options) : undefined,
       allowOlderQemu: options.allowOlderQemu ?? false,
       quit: options.quit ?? false,
     }),

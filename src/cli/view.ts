@@ -53,12 +53,18 @@ export function advanceView(view: ViewState, event: MigrationEvent): ViewState {
       };
     case "running":
       return { ...view, headline: "the VM is at the destination" };
+    case "keeping":
+      return { ...view, headline: `the VM is at the destination; keeping a checkpoint of it: ${keptText(event)}` };
     case "error":
       // The destination goes on listening unless the summary follows.
       return view.role === "source" ? view : { ...initialView("destination"), headline: WAITING };
     default:
       return view;
   }
+}
+
+function keptText({ readBytes, totalBytes }: Extract<MigrationEvent, { event: "keeping" }>): string {
+  return `${Math.floor((readBytes / Math.max(totalBytes, 1)) * 100)} % of ${formatBytes(totalBytes)}`;
 }
 
 function advanceProgress(view: ViewState, progress: Progress): ViewState {

@@ -1,7 +1,7 @@
 import { messageOf } from "../errors.ts";
 import { type Disk, listDisks } from "../qemu/disks.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
-import { BLOCK_BYTES } from "../store/disk-index.ts";
+import { BLOCK_BYTES } from "../store/index-format.ts";
 import type { OpenDisks } from "./disk-readers.ts";
 import { withTimeout } from "./outcome.ts";
 import type { AgreedPlace } from "./place-pages.ts";

@@ -12,6 +12,7 @@ import { errorEvent } from "./advice.ts";
 import { AgreedCheckpoints, type HeldCheckpoints } from "./agreed-checkpoints.ts";
 import { AgreedDisks, type DiskOpener } from "./agreed-disks.ts";
 import type { DestinationVm } from "./destination-vm.ts";
+import { type DiskPaths, disksAt } from "./disk-paths.ts";
 import { openDestinationDisks } from "./disk-readers.ts";
 import type { DestinationSummary, EventListener, Status } from "./events.ts";
 import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
@@ -36,6 +37,8 @@ export interface DestinationOptions {
   once?: boolean;
   /** Lets a VM come from a QEMU newer than ours. */
   allowOlderQemu?: boolean;
+  /** Where disks are to be read instead of where QEMU says. */
+  diskPaths?: DiskPaths | undefined;
   /** Worker threads; default: the cores to spare. */
   threads?: number;
   /** Memory for the page cache for deltas; default: cachePagesOf. */
@@ -177,8 +180,8 @@ export class Session {
   /** Opens what the source may refer to and stands here. */
   async #openPlaces({ disks: wanted, checkpointPages, tagKey }: Hello, source: VmFacts) {
     const warn = (message: string) => this.#warn(message);
-    const { openDisks, openCheckpoints } = this.#options;
-    this.#disks = AgreedDisks.open(this.#qmp, wanted, openDisks ?? openDestinationDisks);
+    const { openDisks = openDestinationDisks, openCheckpoints, diskPaths = new Map() } = this.#options;
+    this.#disks = AgreedDisks.open(this.#qmp, wanted, (qmp, disks) => openDisks(qmp, disksAt(disks, diskPaths)));
     if (openCheckpoints !== undefined)
       this.#checkpoints = AgreedCheckpoints.open(openCheckpoints, source, this.#facts, checkpointPages, warn);
     const { disks, missing } = await this.#disks;

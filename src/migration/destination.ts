@@ -6,6 +6,7 @@ import { listen } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
 import { type DestinationOptions, destinationIsGone, HELLO_TIMEOUT_MS, Session } from "./destination-session.ts";
 import { DestinationVm } from "./destination-vm.ts";
+import { listDisksAt } from "./disk-paths.ts";
 import type { DestinationSummary, Status } from "./events.ts";
 import { Cancelled } from "./outcome.ts";
 import { Peer } from "./peer.ts";
@@ -41,6 +42,7 @@ class Destination {
       using qmp = await QmpClient.connect(this.#options.qmpPath);
       const vm = await DestinationVm.open(qmp);
       const facts = await readFacts(qmp);
+      await listDisksAt(qmp, this.#options.diskPaths ?? new Map()); // what is wrong with them is said now
       const listener = await this.#listen(qmp, vm, facts);
       signal?.addEventListener("abort", onAbort);
       void qmp.closed.then((error) => error && this.#onQemuGone(error));

@@ -3,6 +3,7 @@ import type { FormCounts } from "../compact/encoder.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import type { Codec, OfferedCheckpoint } from "../wire/messages.ts";
 import type { CodecCounts } from "./outgoing.ts";
+import type { DiskIndexSummary } from "./source-disks.ts";
 
 /** How a migration can end. docs/commands.md says what each means for the VM, and its exit code. */
 export type Status =
@@ -57,6 +58,17 @@ export interface Progress {
   expectedEndMs: number | null;
 }
 
+/** The checkpoint that the source keeps of a VM that has left. */
+export interface KeptCheckpoint {
+  id: string;
+  /** Those that are not all zero. */
+  pages: number;
+  /** What it takes on the disk, without what it has in common with older checkpoints. */
+  bytes: number;
+  /** How long it took, after the migration. */
+  ms: number;
+}
+
 export interface SourceSummary {
   event: "summary";
   role: "source";
@@ -76,11 +88,14 @@ export interface SourceSummary {
   deltaBytes: number;
   /** Of the pages of disks and checkpoints those that the destination did not find there: they were sent whole after all. */
   nackedPages: number;
+  diskIndex: DiskIndexSummary;
   /** Batches sent, by codec. */
   bodies: Readonly<Partial<Record<Codec, CodecCounts>>>;
   /** How bodies were packed at the end, and why; null where nothing was sent. */
   packing: (Packing & { reason: string }) | null;
   roundTripMs: number | null;
+  /** Null if none was kept. */
+  checkpoint: KeptCheckpoint | null;
 }
 
 export interface DestinationSummary {
@@ -136,6 +151,9 @@ export type MigrationEvent =
   | { event: "loaded"; loadMs: number }
   | { event: "committed" }
   | { event: "running"; resumeMs: number; isPaused: boolean }
+  /** The VM has left, and a checkpoint of it is being kept: a few times a second. */
+  | { event: "keeping"; elapsedMs: number; readBytes: number; totalBytes: number }
+  | ({ event: "checkpoint" } & KeptCheckpoint)
   | { event: "warning"; message: string }
   /** A person ended it; `vm` says where the VM is. */
   | { event: "cancelled"; vm: string }

@@ -15,8 +15,11 @@ import type { Address } from "../wire/address.ts";
 import type { Message } from "../wire/messages.ts";
 import { connect, type Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
+import { keepCheckpoint } from "./checkpoint-keep.ts";
+import type { CheckpointPlace } from "./checkpoint-take.ts";
+import { type DiskPaths, listDisksAt } from "./disk-paths.ts";
 import { Downtime } from "./downtime.ts";
-import type { EventListener, Pages, SourceSummary, Status } from "./events.ts";
+import type { EventListener, KeptCheckpoint, Pages, SourceSummary, Status } from "./events.ts";
 import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
 import { listenOnce } from "./listen-once.ts";
 import { Cancelled, Failure, PeerAborted, PeerRefused, withTimeout } from "./outcome.ts";
@@ -60,12 +63,18 @@ export interface SourceOptions {
   threads?: number;
   /** Sends pages that stand on a disk of the VM as references to it; default: true. */
   diskReferences?: boolean;
+  /** Where disks are to be read instead of where QEMU says. */
+  diskPaths?: DiskPaths | undefined;
+  /** What this host keeps; undefined: nothing is kept. */
+  stateDir?: string | undefined;
   /** Sends pages that stand in a checkpoint which the destination holds as references to it; default: true. */
   checkpointReferences?: boolean;
   /** Memory for the page cache for deltas; default: cachePagesOf. */
   deltaCacheBytes?: number | undefined;
   /** Lets a VM go to a QEMU older than its own. */
   allowOlderQemu?: boolean;
+  /** Where a checkpoint is kept of the VM once it has left; absent: none is kept. */
+  keepCheckpoint?: CheckpointPlace | undefined;
   /** Ends the source QEMU once the VM runs at the destination. */
   quit?: boolean;
   /** Aborted by a person who wants the migration to end. */
@@ -95,6 +104,8 @@ class SourceMigration {
   readonly #running = Promise.withResolvers<number>();
   readonly #downtime = new Downtime();
   readonly #startMs = performance.now();
+  /** When it was settled where the VM is: what is kept of the disks for the next time is no part of the migration. */
+  #endMs: number | undefined;
   #phase: Phase = "checking";
   #qmp: QmpClient | undefined;
   #vm: SourceVm | undefined;
@@ -105,9 +116,9 @@ class SourceMigration {
   #checkpoints = SourceCheckpoints.none();
   #sender: StreamSender | undefined;
   #meter: ProgressMeter | undefined;
-  #memoryBytes = 0;
   /** Slots of the page cache that there is room for here. */
   #cachePages = 0;
+  #facts: VmFacts | undefined;
   #limit: SwitchoverLimit | undefined;
   /** The guest was stopped: QEMU is about to switch over. */
   #isStopped = false;
@@ -133,12 +144,23 @@ class SourceMigration {
       signal?.removeEventListener("abort", onAbort);
       this.#sender?.stop();
       this.#peer?.end();
-      await this.#disks[Symbol.asyncDispose]().catch(() => {}); // no disk keeps us from saying how it ended
-      this.#qmp?.close();
+      this.#endMs ??= performance.now();
+      await this.#disks.close(status !== "completed");
     }
-    const summary = this.#summary(status);
+    const migration = this.#summary(status);
+    const summary = { ...migration, checkpoint: status === "completed" ? await this.#afterwards() : null };
+    this.#qmp?.close();
     this.#options.onEvent(summary);
     return summary;
+  }
+
+  /** What is left to do with the source QEMU once the VM is at the destination. None of it counts as part of the migration. */
+  async #afterwards(): Promise<KeptCheckpoint | null> {
+    const { keepCheckpoint: place, quit, signal, onEvent } = this.#options;
+    const [qmp, vm] = [this.#qmp!, this.#facts!];
+    const checkpoint = place === undefined ? null : await keepCheckpoint({ qmp, vm, place, signal, onEvent });
+    if (quit) await qmp.execute("quit").catch((error) => this.#warnOfRemains(error));
+    return checkpoint;
   }
 
   #onAbort(): void {
@@ -153,13 +175,15 @@ class SourceMigration {
     this.#qmp = await this.#failure.or(QmpClient.connect(qmpPath));
     this.#vm = await this.#failure.or(SourceVm.open(this.#qmp));
     const facts = await this.#failure.or(readFacts(this.#qmp));
-    this.#memoryBytes = facts.memoryBytes;
     this.#cachePages = cachePagesOf(this.#options.deltaCacheBytes, facts.memoryBytes);
+    this.#facts = facts;
     this.#qmp.onEvent((event) => this.#onQmpEvent(event));
     void this.#qmp.closed.then((error) => this.#onSourceGone(error));
     if (this.#options.checkpointReferences ?? true) this.#checkpoints = SourceCheckpoints.of(facts.memoryBytes);
     if (this.#options.diskReferences ?? true) {
-      this.#disks = SourceDisks.of(this.#qmp, (message) => this.#warn(message));
+      const disks = await this.#failure.or(listDisksAt(this.#qmp, this.#options.diskPaths ?? new Map()));
+      const { stateDir } = this.#options;
+      this.#disks = SourceDisks.of(this.#qmp, facts, disks, { stateDir, warn: (message) => this.#warn(message) });
       await this.#failure.or(this.#disks.opened());
     }
     const connection = await this.#failure.or(connect({ ...to, security, signal: this.#failure.signal }));
@@ -211,6 +235,7 @@ class SourceMigration {
   async #stream(): Promise<void> {
     const { onEvent, maxBytesPerSecond, packing, threads, qmpPath } = this.#options;
     const [qmp, vm, peer] = [this.#qmp!, this.#vm!, this.#peer!];
+    const { memoryBytes } = this.#facts!;
     await using folder = await makeSocketFolder(qmpPath);
     await using server = await listenOnce(join(folder.path, "source.sock"));
     const { windowBytes, cachePages } = await this.#welcome.promise;
@@ -232,10 +257,10 @@ class SourceMigration {
       onError: (error) => this.#failure.report(error),
     });
     this.#sender = sender;
-    this.#meter = new ProgressMeter({ sender, peer }, this.#memoryBytes, onEvent);
+    this.#meter = new ProgressMeter({ sender, peer }, memoryBytes, onEvent);
     peer.startPulse();
     this.#phase = "streaming";
-    onEvent({ event: "started", memoryBytes: this.#memoryBytes });
+    onEvent({ event: "started", memoryBytes });
     const started = vm.start(server.path, (limitMs) => {
       this.#limit = new SwitchoverLimit(limitMs);
       return this.#limit.limitMs;
@@ -284,13 +309,17 @@ class SourceMigration {
       withTimeout(this.#running.promise, RUNNING_TIMEOUT_MS, "the destination did not say that the VM runs"),
     );
     this.#options.onEvent({ event: "running", resumeMs, isPaused: !this.#vm!.guestRuns });
-    await this.#tidy().catch((error) => this.#warn(`the VM runs at the destination, but here: ${messageOf(error)}`));
+    await this.#tidy().catch((error) => this.#warnOfRemains(error));
   }
 
   async #tidy(): Promise<void> {
     await this.#vm!.restoreSettings();
-    await this.#disks[Symbol.asyncDispose]();
-    if (this.#options.quit) await this.#qmp!.execute("quit");
+    this.#endMs = performance.now();
+    await this.#disks.close(false);
+  }
+
+  #warnOfRemains(error: unknown): void {
+    this.#warn(`the VM runs at the destination, but here: ${messageOf(error)}`);
   }
 
   /** After a failure: makes sure of where the VM is, and says so. */
@@ -372,6 +401,11 @@ class SourceMigration {
   async #onProgress(progress: MigrationProgress): Promise<void> {
     this.#meter?.report(progress);
     const { goodputBytesPerSecond } = this.#peer!.backlog;
+    this.#disks.tell({
+      foundPages: this.#sender?.counts.diskPages ?? 0,
+      unsentShare: progress.ramTotalBytes > 0 ? progress.ramRemainingBytes / progress.ramTotalBytes : 1,
+      linkBytesPerSecond: goodputBytesPerSecond,
+    });
     if (goodputBytesPerSecond > 0) await this.#vm!.tellLinkSpeed(goodputBytesPerSecond);
   }
 
@@ -446,19 +480,21 @@ class SourceMigration {
       role: "source",
       status,
       session: this.#session,
-      totalMs: performance.now() - this.#startMs,
+      totalMs: (this.#endMs ?? performance.now()) - this.#startMs,
       downtimeMs: parts === null ? null : Object.values(parts).reduce((sum, ms) => sum + ms, 0),
       downtimeParts: parts,
       wireBytes: this.#peer?.wireBytes ?? 0,
       rawBytes: this.#sender?.rawBytes ?? 0,
       rounds: this.#meter?.rounds ?? 0,
-      memoryBytes: this.#memoryBytes,
+      memoryBytes: this.#facts?.memoryBytes ?? 0,
       pages: pagesOf(this.#sender?.counts ?? NO_PAGES),
       deltaBytes: this.#sender?.counts.deltaBytes ?? 0,
       nackedPages: this.#sender?.nackedPages ?? 0,
+      diskIndex: this.#disks.summary,
       bodies: this.#sender?.bodies ?? NO_BODIES,
       packing: this.#sender?.packing ?? null,
       roundTripMs: this.#peer?.backlog.minRttMs ?? null,
+      checkpoint: null,
     };
   }
 }

@@ -141,7 +141,8 @@ async function openKnown(folder: VmFolder, id: string): Promise<Known | undefine
     const status = await stat(manifestPath(folder.path, id)).catch(() => undefined);
     if (status === undefined) return undefined;
     const nothing = { identity: folder.vm?.identity ?? null, vmName: null, memoryBytes: 0, pages: 0, origin: null };
-    const times = { createdMs: status.mtimeMs, usedMs: status.mtimeMs };
+    const modifiedMs = Math.round(status.mtimeMs);
+    const times = { createdMs: modifiedMs, usedMs: modifiedMs };
     return {
       info: { id, ...nothing, ...times, state: stateAfter(error), problem: messageOf(error) },
       manifest: undefined,

@@ -2,11 +2,11 @@
 
 import { readdir, readFile, readlink, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { checkpointError } from "./checkpoint-errors.ts";
+import { checkpointError, codeOf } from "./checkpoint-errors.ts";
 
 const PREFIX = "lock.";
-/** Those that this process has. */
-const held = new Set<string>();
+/** Locks of ours that we let go of, but whose files could not be removed. */
+const leftovers = new Set<string>();
 
 export interface Lock {
   /** Lets go of it. */
@@ -24,16 +24,13 @@ export interface Lock {
 export async function lockFolder(folder: string): Promise<Lock> {
   const name = await lockName();
   const path = join(folder, name);
-  if (held.has(path)) throw busy(folder, process.pid);
-  const lock = {
-    [Symbol.asyncDispose]: () => {
-      held.delete(path);
-      return rm(path, { force: true });
-    },
-  };
-  held.add(path);
+  if (leftovers.has(path)) await rm(path, { force: true });
+  await writeFile(path, "", { flag: "wx", mode: 0o600 }).catch((error) => {
+    throw codeOf(error) === "EEXIST" ? busy(folder, process.pid) : error;
+  });
+  leftovers.delete(path);
+  const lock = { [Symbol.asyncDispose]: () => letGo(path) };
   try {
-    await writeFile(path, "", { mode: 0o600 });
     for (const other of (await readdir(folder)).filter((entry) => entry.startsWith(PREFIX) && entry !== name)) {
       if (await isHeld(other)) throw busy(folder, Number(other.split(".")[3]));
       await rm(join(folder, other), { force: true });
@@ -43,6 +40,13 @@ export async function lockFolder(folder: string): Promise<Lock> {
     throw error;
   }
   return lock;
+}
+
+async function letGo(path: string): Promise<void> {
+  await rm(path, { force: true }).catch((error) => {
+    leftovers.add(path);
+    throw error;
+  });
 }
 
 function busy(folder: string, pid: number): Error {

@@ -1,7 +1,7 @@
 import { Pack } from "./checkpoint-pack.ts";
 
-/** Packs that are open without being read from, at most: their tables take 80 KB each. */
-const MAX_IDLE = 64;
+/** Packs that are open without being read from, at most: 64 GiB of contents. Their tables take 64 KiB each. */
+const MAX_IDLE = 256;
 
 interface Entry {
   readonly pack: Promise<Pack>;
@@ -15,11 +15,18 @@ export class PackPool implements AsyncDisposable {
   readonly #ids: readonly string[];
   /** By the number in the manifest, those used last behind. */
   readonly #entries = new Map<number, Entry>();
+  #isEnded = false;
 
   constructor(folder: string, folderId: Buffer, ids: readonly string[]) {
     this.#folder = folder;
     this.#folderId = folderId;
     this.#ids = ids;
+  }
+
+  /** Opens those there is room for, so that they can be read even when the checkpoint is deleted. */
+  async openAll(): Promise<void> {
+    const opened = this.#ids.slice(0, MAX_IDLE).map((_, number) => this.use(number, async () => {}).catch(ignore));
+    await Promise.all(opened);
   }
 
   /** Works with a pack, which stays open meanwhile. */
@@ -31,15 +38,18 @@ export class PackPool implements AsyncDisposable {
     try {
       return await work(await entry.pack);
     } catch (error) {
-      if (await failed(entry)) this.#entries.delete(number); // the next one tries again
+      const isLast = this.#entries.get(number) === entry;
+      if (isLast && (await failed(entry))) this.#entries.delete(number); // the next one tries again
       throw error;
     } finally {
       entry.users--;
-      await this.#closeIdle(MAX_IDLE);
+      await this.#closeIdle(this.#isEnded ? 0 : MAX_IDLE);
     }
   }
 
+  /** Those that are being read from are closed once they are not. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#isEnded = true;
     await this.#closeIdle(0);
   }
 
@@ -56,6 +66,9 @@ export class PackPool implements AsyncDisposable {
     }
   }
 }
+
+/** Whoever wants a page of it is told. */
+function ignore(): void {}
 
 function failed({ pack }: Entry): Promise<boolean> {
   return pack.then(

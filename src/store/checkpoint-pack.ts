@@ -56,7 +56,7 @@ export class Pack {
   readonly #file: FileHandle;
   readonly #footer: Buffer;
   /** Where each block begins in the file, and the last one ends. */
-  readonly #starts: Float64Array;
+  readonly #starts: Uint32Array;
 
   private constructor(path: string, id: string, file: FileHandle, footer: Buffer, sizeBytes: number) {
     this.path = path;
@@ -65,7 +65,7 @@ export class Pack {
     this.#file = file;
     this.#footer = footer;
     this.blocks = footer.readUInt32LE(FIXED_BYTES - 8);
-    this.#starts = new Float64Array(this.blocks + 1);
+    this.#starts = new Uint32Array(this.blocks + 1);
     this.#starts[0] = HEAD_BYTES;
     for (let block = 0; block < this.blocks; block++) {
       this.#starts[block + 1] = this.#starts[block]! + this.block(block).storedBytes;

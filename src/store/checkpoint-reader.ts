@@ -48,7 +48,19 @@ export class CheckpointReader implements DiskReader {
   readonly #places = new Map<number, Promise<Buffer>>();
 
   /** @param manifest is the reader's from now on */
-  constructor(source: KernelSource, folder: string, id: string, vm: VmRecord, manifest: Manifest) {
+  static async open(
+    source: KernelSource,
+    folder: string,
+    id: string,
+    vm: VmRecord,
+    manifest: Manifest,
+  ): Promise<CheckpointReader> {
+    const reader = new CheckpointReader(source, folder, id, vm, manifest);
+    await reader.#packs.openAll();
+    return reader;
+  }
+
+  private constructor(source: KernelSource, folder: string, id: string, vm: VmRecord, manifest: Manifest) {
     this.id = id;
     this.record = manifest.record;
     this.seed = vm.seed;

@@ -67,7 +67,7 @@ export async function openSealed(path: string, magic: Magic): Promise<SealedFile
     if (footerBytes > MAX_FOOTER_BYTES || bodyBytes < 0) throw damaged(path, "its footer has an impossible length");
     const footer = await readExactly(path, file, HEAD_BYTES + bodyBytes, footerBytes);
     if (crc32(footer) !== trailer.readUInt32LE(4)) throw damaged(path, "its footer fails its checksum");
-    return { path, file, footer, bodyBytes, sizeBytes, modifiedMs: mtimeMs };
+    return { path, file, footer, bodyBytes, sizeBytes, modifiedMs: Math.round(mtimeMs) };
   } catch (error) {
     await file.close();
     throw error;

@@ -146,7 +146,7 @@ export class CheckpointStore {
   async open(prefix: string): Promise<CheckpointReader> {
     const { folder, id } = await this.#locate(prefix);
     const manifest = await openManifest(folder, id);
-    return new CheckpointReader(this.#kernels, folder.path, id, folder.vm!, manifest);
+    return CheckpointReader.open(this.#kernels, folder.path, id, folder.vm!, manifest);
   }
 
   /** Says that a checkpoint was used, so that it is not the next to go. */
@@ -213,7 +213,8 @@ export class CheckpointStore {
   /** Sweeps the folder of a VM whose lock is held. One that nothing can be known of any more is emptied. */
   async #prepare(name: string, identity: string): Promise<VmRecord> {
     const folder = await openVmFolder(this.path, name);
-    if (folder.error && isLost(folder.error)) {
+    if (folder.error) {
+      if (!isLost(folder.error)) throw folder.error;
       for (const id of await namesIn(folder.path, MANIFEST_SUFFIX)) await rm(manifestPath(folder.path, id));
     }
     await sweep(folder, this.#kernels);

@@ -19,16 +19,17 @@ const MIN_ALIVE_SHARE = 3 / 4;
 const NONE: ReadonlySet<string> = new Set();
 
 /**
- * Removes what no manifest of a VM names; the caller holds its lock. Nothing is done where a manifest is of a newer version.
+ * Removes what no manifest of a VM names; the caller holds its lock. Nothing is done where a file is of a newer version.
  *
  * @param damaged packs with blocks that cannot be read: these are left out, so that no later checkpoint counts on them
- * @throws STORE_CHECKPOINT_READ, STORE_CHECKPOINT_NEWER when it cannot be known what is named; STORE_FULL, STORE_NOT_WRITABLE
+ * @throws STORE_CHECKPOINT_READ when it cannot be known what is named; STORE_FULL, STORE_NOT_WRITABLE
  */
 export async function sweep(
   folder: VmFolder,
   source: KernelSource,
   damaged: ReadonlySet<string> = NONE,
 ): Promise<void> {
+  if (codeOf(folder.error) === "STORE_CHECKPOINT_NEWER") return;
   if (folder.error && !isLost(folder.error)) throw folder.error;
   const manifests: Manifest[] = [];
   try {

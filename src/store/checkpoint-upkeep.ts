@@ -2,6 +2,7 @@
 
 import { mkdir, rm, rmdir, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { GodwitError } from "../errors.ts";
 import { codeOf, writeError } from "./checkpoint-errors.ts";
 import { type CheckpointInfo, infosOf, namesIn, openVmFolder, type VmFolder } from "./checkpoint-folder.ts";
 import type { KernelSource } from "./checkpoint-kernels.ts";
@@ -88,6 +89,13 @@ export async function unlessBusy(...args: Parameters<typeof withLock>): Promise<
   }
 }
 
+/** As `withLock`; what cannot be done with this VM must not hold up what is done for another. */
+async function ifPossible(...args: Parameters<typeof withLock>): Promise<void> {
+  await withLock(...args).catch((error) => {
+    if (!(error instanceof GodwitError)) throw error;
+  });
+}
+
 /** Deletes a checkpoint of a VM whose lock is held, and what only it needed. */
 export async function remove(folder: VmFolder, id: string, kernels: KernelSource): Promise<void> {
   await rm(manifestPath(folder.path, id), { force: true });
@@ -107,6 +115,9 @@ export async function makeRoom(
   kept?: { readonly folder: VmFolder; readonly id: string },
 ): Promise<void> {
   if ((await storedBytes(storePath)) <= maxBytes) return;
+  for (const { name } of await vmFolders(storePath)) {
+    if (name !== kept?.folder.name) await ifPossible(storePath, name, (folder) => sweep(folder, kernels));
+  }
   const candidates: { name: string; info: CheckpointInfo }[] = [];
   for (const folder of await vmFolders(storePath)) {
     const infos = (await infosOf(folder)).filter(
@@ -119,6 +130,6 @@ export async function makeRoom(
   for (const { name, info } of candidates) {
     if ((await storedBytes(storePath)) <= maxBytes) return;
     if (name === kept?.folder.name) await remove(kept.folder, info.id, kernels);
-    else await unlessBusy(storePath, name, (folder) => remove(folder, info.id, kernels));
+    else await ifPossible(storePath, name, (folder) => remove(folder, info.id, kernels));
   }
 }

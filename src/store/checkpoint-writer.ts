@@ -9,17 +9,8 @@ import { PAGE_BYTES } from "./checkpoint-kernels.ts";
 import { type ManifestRecord, ManifestWriter, manifestPath } from "./checkpoint-manifest.ts";
 import { PACK_PAGES } from "./checkpoint-pack.ts";
 import { createPrivate, syncFolder, TEMPORARY } from "./checkpoint-sealed-file.ts";
+import { type StagedPages, type StagedZeros, Staging } from "./checkpoint-staging.ts";
 import type { VmRecord } from "./checkpoint-vm.ts";
-
-/** Batches that are kept for being filled again. */
-const MAX_SPARE_BATCHES = 64;
-
-/** What is waiting to be put in: pages, or numbers of pages that are all zero. */
-interface Batch {
-  readonly pages: Uint8Array | undefined;
-  first: number;
-  count: number;
-}
 
 /** What a writer is given by the store. */
 export interface WriterParts {
@@ -46,11 +37,10 @@ export class CheckpointWriter implements AsyncDisposable {
   readonly #entries: Entries;
   readonly #entriesPath: string;
   readonly #entriesFile: FileHandle;
-  readonly #queue: Batch[] = [];
-  readonly #spare: Uint8Array[] = [];
+  readonly #staging = new Staging(BATCH_PAGES);
   #working: Promise<void> | undefined;
   #error: unknown;
-  /** The highest page number so far. */
+  /** The highest page number of all entries. */
   #highest = -1;
   #addedPages = 0;
   #isOpen = true;
@@ -87,22 +77,14 @@ export class CheckpointWriter implements AsyncDisposable {
   add(first: number, pages: Uint8Array): void {
     const count = pages.length / PAGE_BYTES;
     this.#checkNumbers(first, count);
-    for (let done = 0; done < count; ) {
-      const batch = this.#batchFor(first + done);
-      const part = Math.min(count - done, BATCH_PAGES - batch.count);
-      batch.pages!.set(pages.subarray(done * PAGE_BYTES, (done + part) * PAGE_BYTES), batch.count * PAGE_BYTES);
-      batch.count += part;
-      done += part;
-    }
+    this.#staging.add(first, pages);
     this.#addedPages += count;
-    this.#highest = Math.max(this.#highest, first + count - 1);
   }
 
   /** Says that pages are all zero by now. */
   zero(first: number, count: number): void {
     this.#checkNumbers(first, count);
-    const replaced = Math.min(count, this.#highest + 1 - first); // nothing was added beyond
-    if (replaced > 0) this.#queue.push({ pages: undefined, first, count: replaced });
+    this.#staging.zero(first, count);
   }
 
   /**
@@ -111,12 +93,13 @@ export class CheckpointWriter implements AsyncDisposable {
    * @throws STORE_FULL, STORE_NOT_WRITABLE, STORE_TOO_BIG
    */
   async drained(): Promise<void> {
-    while (this.#queue.length > 0 || this.#working) {
+    while (!this.#staging.isEmpty || this.#working) {
       this.#working ??= this.#work().finally(() => {
         this.#working = undefined;
       });
       await this.#working;
     }
+    if (this.#error) throw this.#error;
   }
 
   /**
@@ -130,7 +113,7 @@ export class CheckpointWriter implements AsyncDisposable {
       await this.drained();
       await this.#publish();
     } catch (error) {
-      await this.abort();
+      await this.abort().catch(() => {}); // what is left of it is removed by the next writer
       throw writeError(this.#parts.folder, error);
     }
     try {
@@ -167,20 +150,10 @@ export class CheckpointWriter implements AsyncDisposable {
     if (!isRight || first + count > MAX_PAGE_NUMBER) throw new RangeError(`no such pages: ${first}+${count}`);
   }
 
-  /** What page `page` can be appended to. */
-  #batchFor(page: number): Batch {
-    const last = this.#queue.at(-1);
-    if (last?.pages && last.count < BATCH_PAGES && last.first + last.count === page) return last;
-    const pages = this.#spare.pop() ?? new Uint8Array(BATCH_PAGES * PAGE_BYTES);
-    const batch = { pages, first: page, count: 0 };
-    this.#queue.push(batch);
-    return batch;
-  }
-
   async #work(): Promise<void> {
     try {
       for (let batch = this.#next(); batch; batch = this.#next()) {
-        if (batch.pages) await this.#put(batch, batch.pages);
+        if (batch.kind === "pages") await this.#put(batch);
         else await this.#zero(batch);
       }
     } catch (error) {
@@ -189,23 +162,27 @@ export class CheckpointWriter implements AsyncDisposable {
     if (this.#error) throw this.#error;
   }
 
-  #next(): Batch | undefined {
-    return this.#error ? undefined : this.#queue.shift();
+  #next(): StagedPages | StagedZeros | undefined {
+    return this.#error ? undefined : this.#staging.next();
   }
 
-  async #put({ first, count }: Batch, pages: Uint8Array): Promise<void> {
-    const { places, hashes } = await this.#parts.contents.put(pages.subarray(0, count * PAGE_BYTES));
-    for (let page = 0; page < count; page++) {
-      this.#entries.add(first + page, hashes[2 * page]!, hashes[2 * page + 1]!, places[page]!);
+  async #put(batch: StagedPages): Promise<void> {
+    const { places, hashes } = await this.#parts.contents.put(this.#staging.pagesOf(batch));
+    this.#staging.done(batch);
+    for (const [index, page] of batch.numbers.entries()) {
+      const place = places[index]!;
+      if (place === NO_PLACE && page > this.#highest) continue; // there is nothing that it replaces
+      this.#entries.add(page, hashes[2 * index]!, hashes[2 * index + 1]!, place);
+      if (page > this.#highest) this.#highest = page;
       if (this.#entries.isFull) await this.#entries.spill();
     }
-    if (this.#spare.length < MAX_SPARE_BATCHES) this.#spare.push(pages);
     this.#checkSize(0);
   }
 
-  async #zero({ first, count }: Batch): Promise<void> {
-    for (let page = 0; page < count; page++) {
-      this.#entries.add(first + page, 0, 0, NO_PLACE);
+  async #zero({ first, count }: StagedZeros): Promise<void> {
+    const end = Math.min(first + count, this.#highest + 1);
+    for (let page = first; page < end; page++) {
+      this.#entries.add(page, 0, 0, NO_PLACE);
       if (this.#entries.isFull) await this.#entries.spill();
     }
   }

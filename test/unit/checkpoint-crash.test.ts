@@ -125,33 +125,37 @@ test("a crash at any point leaves whole checkpoints, and garbage that is removed
     expect(await filesOf(copy)).toEqual([]);
   }
   expect(seen).toEqual(new Set(["true false", "true true", "false true"]));
-});
+}, 120_000);
 
 test.each([
   ["ENOSPC", "STORE_FULL"],
   ["EROFS", "STORE_NOT_WRITABLE"],
-])("%s at any point is told, and costs nothing that was there", async (errno, code) => {
-  const template = await storeWithTwo();
-  const codes = new Set<string>();
-  let calls = 0;
-  for (let failing = 1; calls >= failing - 1; failing++) {
-    const folder = await temporaryFolder();
-    onTestFinished(() => rm(folder, { recursive: true }));
-    await cp(stateDirOf(template.store), folder, { recursive: true });
-    const store = await openCheckpoints(folder, { maxBytes: 2 ** 30 });
-    calls = 0;
-    hooks.before = async () => {
-      if (++calls === failing) throw Object.assign(new Error(`${errno}: injected`), { code: errno });
-    };
-    codes.add(await codeOf(changeStore(store, template.old)));
-    hooks.before = async () => {};
-    const list = await store.list();
-    expect(list.map(({ id }) => id)).toContain(template.shared);
-    expect(list.every(({ state }) => state === "whole")).toBe(true);
-    for (const { id } of list) expect((await store.check(id)).problems).toEqual([]);
-    expect((await keep(store, 60)).state).toBe("whole");
-    await store.gc();
-    expect((await filesOf(store)).filter((path) => /\.tmp$/.test(path))).toEqual([]);
-  }
-  expect(codes).toEqual(new Set([code, "none"]));
-});
+])(
+  "%s at any point is told, and costs nothing that was there",
+  async (errno, code) => {
+    const template = await storeWithTwo();
+    const codes = new Set<string>();
+    let calls = 0;
+    for (let failing = 1; calls >= failing - 1; failing++) {
+      const folder = await temporaryFolder();
+      onTestFinished(() => rm(folder, { recursive: true }));
+      await cp(stateDirOf(template.store), folder, { recursive: true });
+      const store = await openCheckpoints(folder, { maxBytes: 2 ** 30 });
+      calls = 0;
+      hooks.before = async () => {
+        if (++calls === failing) throw Object.assign(new Error(`${errno}: injected`), { code: errno });
+      };
+      codes.add(await codeOf(changeStore(store, template.old)));
+      hooks.before = async () => {};
+      const list = await store.list();
+      expect(list.map(({ id }) => id)).toContain(template.shared);
+      expect(list.every(({ state }) => state === "whole")).toBe(true);
+      for (const { id } of list) expect((await store.check(id)).problems).toEqual([]);
+      expect((await keep(store, 60)).state).toBe("whole");
+      await store.gc();
+      expect((await filesOf(store)).filter((path) => /\.tmp$/.test(path))).toEqual([]);
+    }
+    expect(codes).toEqual(new Set([code, "none"]));
+  },
+  120_000,
+);

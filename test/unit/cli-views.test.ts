@@ -69,12 +69,14 @@ const summary: SourceSummary = {
   },
   deltaBytes: 3 * MIB,
   nackedPages: 17,
+  diskIndex: { knownBlocks: 65_000, readBytes: 4 * MIB, readMs: 2 },
   bodies: {
     none: { bodies: 3, bodyBytes: 9000, wireBytes: 9000 },
     zstd: { bodies: 700, bodyBytes: 125 * MIB, wireBytes: 63 * MIB },
   },
   packing: { codec: "zstd", level: 1, reason: "to begin with" },
   roundTripMs: 0.4,
+  checkpoint: null,
 };
 
 const destinationSummary: DestinationSummary = {
@@ -108,6 +110,9 @@ const sourceEvents: MigrationEvent[] = [
   { event: "loaded", loadMs: 22.4 },
   { event: "committed" },
   { event: "running", resumeMs: 8.1, isPaused: false },
+  { event: "keeping", elapsedMs: 0, readBytes: 0, totalBytes: 256 * MIB },
+  { event: "keeping", elapsedMs: 250, readBytes: 99 * MIB, totalBytes: 256 * MIB },
+  { event: "checkpoint", id: "3fa9c07d1b2e", pages: 30_123, bytes: 61 * MIB, ms: 712 },
   summary,
 ];
 
@@ -178,6 +183,10 @@ describe("the live view", () => {
       handed over, waiting for the destination
       ---
       the VM is at the destination
+      ---
+      the VM is at the destination; keeping a checkpoint of it: 0 % of 256 MiB
+      ---
+      the VM is at the destination; keeping a checkpoint of it: 38 % of 256 MiB
       "
     `);
   });
@@ -248,6 +257,8 @@ describe("the log", () => {
       loaded at the destination, 22 ms after its last byte
       handed over: the destination may run the VM
       the VM runs at the destination, 8.1 ms after it was handed over
+      keeping a checkpoint of the VM here
+      checkpoint 3fa9c07d1b2e is kept here for when the VM comes back: 30,123 pages, 61.0 MiB on the disk, in 712 ms
       completed: the VM runs at the destination
         total     6.7 s, 7 rounds
         downtime  84 ms: residual 31 ms, transfer 12 ms, load 22 ms, hand-off 11 ms, resume 8.0 ms

@@ -5,14 +5,14 @@ import type { PlaceFound } from "../../src/compact/batch-writer.ts";
 import { CheckpointIndex } from "../../src/compact/checkpoint-index.ts";
 import { BatchEncoder, type FormCounts } from "../../src/compact/encoder.ts";
 import { CHECKPOINT, DISK, SAME } from "../../src/compact/limits.ts";
+import { PAGE_HASHER_BYTES, PageHasher } from "../../src/compact/page-hasher.ts";
 import { PageIndex } from "../../src/compact/page-index.ts";
 import { type IndexedPlaces, PlaceMatcher, placeMatcherBytes } from "../../src/compact/place-matcher.ts";
 import { shortHashes } from "../../src/compact/short-hashes.ts";
 import { xxh3Secret } from "../../src/compact/xxh3-secret.ts";
 import { createKernels } from "../../src/migration/kernels.ts";
 import { PlaceReferences } from "../../src/migration/references.ts";
-import { firstBlocksOf, indexDisk } from "../../src/store/disk-index.ts";
-import type { DiskReader, Extent } from "../../src/store/disk-reader.ts";
+import { firstBlocksOf } from "../../src/store/disk-index.ts";
 import { StreamParser } from "../../src/stream/parser.ts";
 import { noise, PAGE_BYTES } from "./support/pages.ts";
 import { decodePlainly, type Held } from "./support/plain-decoder.ts";
@@ -24,27 +24,10 @@ const kernels = createKernels(STREAM_BYTES + placeMatcherBytes(3));
 const indexKernels = createKernels(PageIndex.memoryBytes(MAX_ENTRIES));
 const key = randomBytes(32);
 const secret = xxh3Secret(7n);
-const never = new AbortController().signal;
+const hasherKernels = createKernels(PAGE_HASHER_BYTES);
+const hasher = new PageHasher(hasherKernels.pages, hasherKernels.bytes, hasherKernels.base, secret);
 
-const newIndex = (entries = MAX_ENTRIES) =>
-  new PageIndex(indexKernels.pages, indexKernels.bytes, indexKernels.base, entries, secret);
-
-function diskOf(
-  content: Uint8Array,
-  extents: readonly Extent[] = [{ offsetBytes: 0, lengthBytes: content.length }],
-): DiskReader {
-  return {
-    sizeBytes: content.length,
-    place: { kind: "file", path: "" },
-    read: async (offsetBytes, target) => target.set(content.subarray(offsetBytes, offsetBytes + target.length)),
-    readScattered: () => Promise.reject(new Error("not used")),
-    async *allocatedExtents() {
-      yield* extents;
-    },
-    identity: async () => null,
-    async [Symbol.asyncDispose]() {},
-  };
-}
+const newIndex = () => new PageIndex(indexKernels.pages, indexKernels.bytes, indexKernels.base, MAX_ENTRIES, secret);
 
 /** What a receiver says of a checkpoint that has these pages; it stands in a memory of its own. */
 function checkpointIndexOf(content: Uint8Array, hashBytes: number): CheckpointIndex {
@@ -67,14 +50,19 @@ function checkpointIndexOf(content: Uint8Array, hashBytes: number): CheckpointIn
   return index;
 }
 
-async function indexed(
-  contents: readonly Uint8Array[],
-  checkpoints: readonly Uint8Array[] = [],
-): Promise<PlaceMatcher> {
+function indexed(contents: readonly Uint8Array[], checkpoints: readonly Uint8Array[] = []): PlaceMatcher {
   const index = newIndex();
-  const disks = contents.map((content) => diskOf(content));
-  const firstBlocks = firstBlocksOf(disks);
-  for (const [i, disk] of disks.entries()) await indexDisk(disk, firstBlocks[i]!, index, never);
+  const firstBlocks = firstBlocksOf(contents.map(({ length }) => ({ sizeBytes: length })));
+  const hashes = new Uint8Array(256 * 8);
+  for (const [i, content] of contents.entries()) {
+    const pages = Math.floor(content.length / PAGE_BYTES);
+    for (let page = 0; page < pages; page += 256) {
+      const count = Math.min(256, pages - page);
+      hasher.chunks[0]!.set(content.subarray(page * PAGE_BYTES, (page + count) * PAGE_BYTES));
+      hasher.hash(0, count, hashes);
+      index.addHashes(hashes.subarray(0, count * 8), firstBlocks[i]! + page);
+    }
+  }
   const places: IndexedPlaces[] = checkpoints.map((content, firstSource) => ({
     kind: CHECKPOINT,
     firstSource,
@@ -172,7 +160,7 @@ describe("references", () => {
         async (disks, checkpoints, guest, changes, chunkBytes) => {
           const stream = streamOf(guest);
           const held = { [DISK]: disks.map(pagesOf), [CHECKPOINT]: checkpoints.map(pagesOf) };
-          const sent = send(stream, await indexed(held[DISK], held[CHECKPOINT]), chunkBytes);
+          const sent = send(stream, indexed(held[DISK], held[CHECKPOINT]), chunkBytes);
           const [onDisk, inCheckpoint] = [new Set(disks.flat()), new Set(checkpoints.flat())];
           const pages = guest.flatMap(({ numbers }) => numbers).filter((number) => number !== 0);
           const elsewhere = pages.filter((number) => !inCheckpoint.has(number));
@@ -199,7 +187,7 @@ describe("references", () => {
 
   test("of consecutive pages to consecutive blocks are one token, of 32 pages at most", async () => {
     const numbers = Array.from({ length: 600 }, (_, i) => i + 1);
-    const matcher = await indexed([pagesOf([0, 5000]), pagesOf(numbers)]);
+    const matcher = indexed([pagesOf([0, 5000]), pagesOf(numbers)]);
     const sent = send(streamOf([{ at: 77, numbers }]), matcher, STREAM_BYTES);
     expect(sent.referred.map(({ run: { count, source, block } }) => [source, block, count])).toEqual([
       ...Array.from({ length: 18 }, (_, i) => [1, i * 32, 32]),
@@ -211,7 +199,7 @@ describe("references", () => {
   });
 
   test("do not run on from one disk to the next", async () => {
-    const matcher = await indexed([pagesOf([1, 2]), pagesOf([3, 4])]);
+    const matcher = indexed([pagesOf([1, 2]), pagesOf([3, 4])]);
     const { referred } = send(streamOf([{ at: 0, numbers: [1, 2, 3, 4] }]), matcher, STREAM_BYTES);
     expect(referred.map(({ run: { count, source, block } }) => [source, block, count])).toEqual([
       [0, 0, 2],
@@ -220,7 +208,7 @@ describe("references", () => {
   });
 
   test("stop for a disk or checkpoint that is switched off, and for no other", async () => {
-    const matcher = await indexed([pagesOf([1]), pagesOf([2, 3])], [pagesOf([9, 3]), pagesOf([4])]);
+    const matcher = indexed([pagesOf([1]), pagesOf([2, 3])], [pagesOf([9, 3]), pagesOf([4])]);
     const off = (kind: PlaceFound["kind"], source: number) => matcher.switchOff({ kind, source });
     expect([off(DISK, 0), off(DISK, 0), off(CHECKPOINT, 0), off(CHECKPOINT, 0)]).toEqual([true, false, true, false]);
     const { counts } = send(streamOf([{ at: 0, numbers: [1, 2, 3, 4] }]), matcher, STREAM_BYTES);
@@ -229,57 +217,12 @@ describe("references", () => {
 
   test("to a checkpoint go on over pages that stand in it more than once, 256 pages a token", async () => {
     const numbers = Array.from({ length: 300 }, (_, i) => (i % 10 === 9 ? 5 : i + 1));
-    const matcher = await indexed([], [pagesOf([7, ...numbers])]);
+    const matcher = indexed([], [pagesOf([7, ...numbers])]);
     const { referred } = send(streamOf([{ at: 77, numbers }]), matcher, STREAM_BYTES);
     expect(referred.map(({ run: { kind, source, block, count } }) => [kind, source, block, count])).toEqual([
       [CHECKPOINT, 0, 1, 256],
       [CHECKPOINT, 0, 257, 44],
     ]);
-  });
-});
-
-describe("indexing a disk", () => {
-  test("leaves out holes, zeros and what is no whole block", async () => {
-    const index = newIndex();
-    const content = Buffer.concat([pagesOf(Array.from({ length: 700 }, (_, i) => i % 7)), Buffer.alloc(1000, 1)]);
-    const extents = [
-      { offsetBytes: 512, lengthBytes: 3 * PAGE_BYTES },
-      { offsetBytes: 600 * PAGE_BYTES, lengthBytes: content.length - 600 * PAGE_BYTES },
-    ];
-    const put: [number, number][] = [];
-    const sink = {
-      chunks: index.chunks,
-      isFull: false,
-      add: (chunk: number, blocks: number, number: number) => {
-        put.push([number, blocks]);
-        index.add(chunk, blocks, number);
-      },
-    };
-    await indexDisk(diskOf(content, extents), 1000, sink, never);
-    expect(put).toEqual([
-      [1000, 4],
-      [1600, 100],
-    ]);
-    expect(index.entries).toBe(6);
-  });
-
-  test("ends when the index is full, when it is told to, and where reading fails", async () => {
-    const content = pagesOf(Array.from({ length: 1200 }, (_, i) => i + 1));
-    const full = newIndex(200);
-    await indexDisk(diskOf(content), 0, full, never);
-    expect(full.isFull).toBe(true);
-    expect(full.entries).toBeLessThan(600);
-
-    const stopped = newIndex();
-    await indexDisk(diskOf(content), 0, stopped, AbortSignal.abort());
-    expect(stopped.entries).toBe(0);
-
-    const broken = newIndex();
-    const disk = diskOf(content);
-    const read: DiskReader["read"] = (offsetBytes, target) =>
-      offsetBytes < 512 * PAGE_BYTES ? disk.read(offsetBytes, target) : Promise.reject(new Error("a bad block"));
-    await expect(indexDisk({ ...disk, read }, 0, broken, never)).rejects.toThrow("a bad block");
-    expect(broken.entries).toBe(512);
   });
 });
 
@@ -291,7 +234,7 @@ describe("the sender's references", () => {
 
   async function references() {
     const switchedOff: number[] = [];
-    const result = new PlaceReferences(await indexed([pagesOf([1]), pagesOf([2])]), ({ kind, source }) =>
+    const result = new PlaceReferences(indexed([pagesOf([1]), pagesOf([2])]), ({ kind, source }) =>
       switchedOff.push(kind === DISK ? source : -1),
     );
     return { references: result, switchedOff };
