@@ -5,7 +5,7 @@ import { PageIndex } from "../src/compact/page-index.ts";
 import type { IndexedPlaces } from "../src/compact/place-matcher.ts";
 import { xxh3Secret } from "../src/compact/xxh3-secret.ts";
 import { createKernels } from "../src/migration/kernels.ts";
-import type { Referable } from "../src/migration/sender.ts";
+import type { Referable } from "../src/migration/sender-kernels.ts";
 import { FLAGS_PAGE, HEADER_BYTES, PAGE_BYTES, PAGE_RECORD_BYTES } from "../src/stream/format.ts";
 
 /** 256 MiB: more than caches hold, and all of it in the page cache. */

@@ -34,11 +34,15 @@ const NO_TAG: Uint8Array = new Uint8Array(0);
 /** What kernels are given and give, u32 each: the addresses of an older and a newer page, a length, the halves of a hash. */
 const [OLDER, NEWER, LENGTH, HASH_LOW, HASH_HIGH, WORDS] = [0, 1, 2, 4, 5, 8];
 const WORD_BYTES = 4;
+/** Bytes from one sample of a page to the next. */
+const SAMPLE_STEP = 2048;
 
 type OpenRun = { -readonly [Key in keyof FormRun]: FormRun[Key] } & { record: number; lengths: number[] };
 
 /** Finds cheaper forms for pages by what the page cache holds, and keeps that up: the sender's end of the cache. */
 export class CacheForms {
+  /** No page will be sent again: none is put in any more. */
+  isLastRound = false;
   readonly #kernels: PageKernels;
   readonly #cache: PageCache;
   readonly #samePages: SamePages;
@@ -48,6 +52,7 @@ export class CacheForms {
   readonly #ring: number;
   readonly #secret: number;
   readonly #wordsAt: number;
+  readonly #view: DataView;
   readonly #words: Uint32Array;
   /** Where the next difference is made. */
   #next: number;
@@ -83,6 +88,7 @@ export class CacheForms {
     this.#tags.setKey(tagKey);
     this.#secret = this.#ring + RING_BYTES + RUN_TAGS_BYTES;
     bytes.set(secret, this.#secret);
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.#wordsAt = this.#secret + XXH3_SECRET_BYTES;
     this.#words = new Uint32Array(bytes.buffer, bytes.byteOffset + this.#wordsAt, WORDS);
   }
@@ -159,15 +165,33 @@ export class CacheForms {
 
   /** @param own the slot of an older version that is no help, or NO_SLOT */
   #formByContent(own: number): FormRun["kind"] {
-    this.#kernels.hashPages(this.#secret, this.#addressOf(NEWER), 1, this.#addressOf(HASH_LOW));
-    const [low, high] = [this.#words[HASH_LOW]!, this.#words[HASH_HIGH]!];
-    this.#slot = this.#samePages.find(low, high);
-    if (this.#slot !== NO_SLOT && this.#difference(NO_DIFFERENCE_BYTES) > 0) return SAME;
+    const content = this.#words[NEWER]!;
+    const isHashed = this.#samePages.isWorthLooking(this.#sampleOf(content));
+    if (isHashed && this.#findSame()) return SAME;
+    if (this.isLastRound) return KIND.literal;
     this.#slot = own === NO_SLOT ? this.#cache.admit() : own;
     if (this.#slot === NO_SLOT) return KIND.literal;
-    this.#kernels.copyPages(this.#words[NEWER]!, 0, this.#slots + this.#slot * PAGE_BYTES, 0, 1);
-    this.#samePages.put(this.#slot, low, high);
+    this.#kernels.copyPages(content, 0, this.#slots + this.#slot * PAGE_BYTES, 0, 1);
+    if (isHashed) this.#samePages.put(this.#slot, this.#words[HASH_LOW]!, this.#words[HASH_HIGH]!);
+    else this.#samePages.forget(this.#slot);
     return KEPT;
+  }
+
+  /** Hashes the page; `#slot` is the one with an equal page then, if there is one. */
+  #findSame(): boolean {
+    this.#kernels.hashPages(this.#secret, this.#addressOf(NEWER), 1, this.#addressOf(HASH_LOW));
+    this.#slot = this.#samePages.find(this.#words[HASH_LOW]!, this.#words[HASH_HIGH]!);
+    const isFound = this.#slot !== NO_SLOT && this.#difference(NO_DIFFERENCE_BYTES) > 0;
+    this.#samePages.looked(isFound);
+    return isFound;
+  }
+
+  /** From two places of a page, as parts of many are alike. */
+  #sampleOf(content: number): number {
+    let sample = 0;
+    for (let at = SAMPLE_STEP / 2; at < PAGE_BYTES; at += SAMPLE_STEP)
+      sample = Math.imul(sample, 31) + this.#view.getUint32(content + at, true);
+    return sample;
   }
 
   #tagSame(runs: readonly OpenRun[], from: number): void {

@@ -26,7 +26,7 @@ export class PageSlots {
 
   /** The memory that a cache of so many slots takes. */
   static memoryBytes(slots: number): number {
-    return slots * PAGE_BYTES + SCRATCH_BYTES;
+    return slots > 0 ? slots * PAGE_BYTES + SCRATCH_BYTES : 0;
   }
 
   /** @param base where in `bytes`, the kernels' memory, `memoryBytes(slots)` are to be used; 8-byte aligned */

@@ -1,5 +1,5 @@
 import { HEADER_BYTES, PAGE_RECORD_BYTES } from "../stream/format.ts";
-import type { PlaceFound } from "./encoder.ts";
+import type { PlaceFound } from "./batch-writer.ts";
 import { DISK, MAX_TAGGED_PAGES } from "./limits.ts";
 import { MAX_LOOKUPS } from "./page-index.ts";
 import { NOT_FOUND, type PageKernels, TAG_BYTES } from "./page-kernels.ts";

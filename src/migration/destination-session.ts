@@ -11,6 +11,7 @@ import type { Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
 import { AgreedCheckpoints, type HeldCheckpoints } from "./agreed-checkpoints.ts";
 import { AgreedDisks, type DiskOpener } from "./agreed-disks.ts";
+import { CpuMeter } from "./costs.ts";
 import type { DestinationVm } from "./destination-vm.ts";
 import { type DiskPaths, disksAt } from "./disk-paths.ts";
 import { openDestinationDisks } from "./disk-readers.ts";
@@ -67,9 +68,8 @@ export class Session {
   readonly #firstData = Promise.withResolvers<void>();
   readonly #switchover = Promise.withResolvers<void>();
   readonly #commit = Promise.withResolvers<{ run: boolean }>();
-  /** Slots of the page cache that there is room for here. */
-  readonly #cachePages: number;
   readonly #receiver: StreamReceiver;
+  readonly #cpu = new CpuMeter();
   #disks: Promise<AgreedDisks> | undefined;
   #checkpoints: Promise<AgreedCheckpoints> | undefined;
   #phase: Phase = "greeting";
@@ -91,9 +91,8 @@ export class Session {
     this.#vm = vm;
     this.#facts = facts;
     this.#startMs = startMs;
-    this.#cachePages = cachePagesOf(options.deltaCacheBytes, facts.memoryBytes);
     this.#receiver = new StreamReceiver({
-      cachePages: this.#cachePages,
+      cachePages: cachePagesOf(options.deltaCacheBytes, facts.memoryBytes),
       send: (message) => this.#peer.send(message),
       onRoom: () => this.#peer.onRoom(),
       onError: (error) => this.#onStreamError(error),
@@ -153,7 +152,7 @@ export class Session {
     const theirs = parseFacts(hello.vm);
     assertMatch(theirs, this.#facts, this.#options.allowOlderQemu ?? false);
     const { disks, checkpoints } = await this.#failure.or(this.#openPlaces(hello, theirs));
-    const cachePages = Math.min(hello.cachePages, this.#cachePages);
+    const cachePages = Math.min(hello.cachePages, this.#receiver.cachePages);
     this.#receiver.useCache(cachePages);
     this.#peer.send({
       type: "WELCOME",
@@ -342,6 +341,7 @@ export class Session {
       samePages: this.#receiver.counts.samePages,
       deltaPages: this.#receiver.counts.deltaPages,
       nackedPages: this.#receiver.nackedPages,
+      cpuSeconds: { total: this.#cpu.seconds, unpack: this.#receiver.unpackMs / 1000 },
       loadMs: this.#loadMs,
       resumeMs: this.#resumeMs,
     };

@@ -50,6 +50,23 @@ export function createKernels(size: number): Kernels {
   };
 }
 
+/** What both ends say where `createKernelsWithCache` has none. */
+export const NO_CACHE_MEMORY = "there is no memory for the page cache: pages that change are sent whole";
+
+/**
+ * Kernels with `size` bytes of memory for the caller, and `cacheBytes` more for a page cache, which it can do without.
+ *
+ * @returns `hasCache` is false where the system does not give so much memory; the smaller one it has to give
+ */
+export function createKernelsWithCache(size: number, cacheBytes: number): { kernels: Kernels; hasCache: boolean } {
+  try {
+    return { kernels: createKernels(size + cacheBytes), hasCache: true };
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error; // it may limit address space, or what processes can promise each other
+    return { kernels: createKernels(size), hasCache: false };
+  }
+}
+
 function assertOwnMemory(given: Uint8Array, own: Uint8Array): void {
   if (given !== own) throw new TypeError("a kernel works on its own memory only");
 }

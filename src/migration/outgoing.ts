@@ -1,5 +1,5 @@
+import type { Batch } from "../compact/batch-writer.ts";
 import type { Packing } from "../compact/codec.ts";
-import type { Batch } from "../compact/encoder.ts";
 import { encodeMessage, writeDataHeader } from "../wire/encoding.ts";
 import { type Codec, DATA_HEADER_BYTES, type DataHeader } from "../wire/messages.ts";
 import type { Slot, Workbench } from "./workers/workbench.ts";

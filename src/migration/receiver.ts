@@ -90,7 +90,7 @@ export class StreamReceiver {
   constructor(options: ReceiverOptions) {
     this.#options = options;
     const { cachePages = 0, send, onRoom, threads = defaultThreads(), onWarning = () => {} } = options;
-    this.#restorer = new Restorer({ cachePages, send, onOwed: onRoom });
+    this.#restorer = new Restorer({ cachePages, send, onOwed: onRoom, onWarning });
     this.#workbench = new Workbench(Math.max(1, threads) * BODIES_A_THREAD + SPARE_BODIES, threads, onWarning);
   }
 
@@ -105,6 +105,10 @@ export class StreamReceiver {
   get nackedPages(): number {
     return this.#restorer.nackedPages;
   }
+  /** CPU time that unpacking has taken. */
+  get unpackMs(): number {
+    return this.#workbench.cpuMs;
+  }
   /** When the destination QEMU's socket took the last byte (performance.now). */
   get lastWriteMs(): number {
     return this.#lastWriteMs;
@@ -113,6 +117,11 @@ export class StreamReceiver {
   /** See Restorer.usePlaces. */
   usePlaces(places: AgreedPlaces, tagKey: Uint8Array, onWarning: (message: string) => void): void {
     this.#restorer.usePlaces(places, tagKey, onWarning);
+  }
+
+  /** See Restorer.cachePages. */
+  get cachePages(): number {
+    return this.#restorer.cachePages;
   }
 
   /** See Restorer.useCache. */

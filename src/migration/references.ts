@@ -1,4 +1,5 @@
-import type { PlaceFound, References, ReferredRun } from "../compact/encoder.ts";
+import type { PlaceFound } from "../compact/batch-writer.ts";
+import type { References, ReferredRun } from "../compact/encoder.ts";
 import { SAME } from "../compact/limits.ts";
 import type { PlaceMatcher } from "../compact/place-matcher.ts";
 import { GodwitError } from "../errors.ts";

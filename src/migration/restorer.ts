@@ -5,7 +5,7 @@ import type { GodwitError } from "../errors.ts";
 import type { DiskReader } from "../store/disk-reader.ts";
 import { PAGE_RECORD_BYTES } from "../stream/format.ts";
 import { type DataHeader, MAX_RAW_BYTES, type Message, type RepairHeader } from "../wire/messages.ts";
-import { createKernels, type Kernels } from "./kernels.ts";
+import { createKernelsWithCache, type Kernels, NO_CACHE_MEMORY } from "./kernels.ts";
 import { type AgreedPlaces, PlacePages } from "./place-pages.ts";
 import { Repairs } from "./repairs.ts";
 
@@ -16,12 +16,14 @@ const TAGS_AT = OUTPUTS * MAX_RAW_BYTES;
 const CACHE_AT = TAGS_AT + RUN_TAGS_BYTES;
 
 export interface RestorerOptions {
-  /** Slots of the page cache that there is memory for. */
+  /** Slots of the page cache that there is to be memory for; default: 0. */
   cachePages?: number;
   /** Sends a message to the peer. */
   send: (message: Message) => void;
   /** A REPAIR is owed from now on, and may stand behind DATA that found no room. */
   onOwed: () => void;
+  /** Something costs more bytes than it might. */
+  onWarning?: (message: string) => void;
 }
 
 /**
@@ -30,6 +32,8 @@ export interface RestorerOptions {
  * Memory: 4 outputs of 4 MiB, which whoever restores takes and gives back, and the page cache.
  */
 export class Restorer {
+  /** Slots of the page cache that there is memory for. */
+  readonly cachePages: number;
   readonly #options: RestorerOptions;
   readonly #kernels: Kernels;
   readonly #decoder: BodyDecoder;
@@ -41,7 +45,11 @@ export class Restorer {
 
   constructor(options: RestorerOptions) {
     this.#options = options;
-    this.#kernels = createKernels(CACHE_AT + PageSlots.memoryBytes(options.cachePages ?? 0));
+    const { cachePages = 0 } = options;
+    const { kernels, hasCache } = createKernelsWithCache(CACHE_AT, PageSlots.memoryBytes(cachePages));
+    this.#kernels = kernels;
+    this.cachePages = hasCache ? cachePages : 0;
+    if (!hasCache) options.onWarning?.(NO_CACHE_MEMORY);
     this.#decoder = new BodyDecoder(this.#kernels.writer);
     this.#freeOutputs = Array.from({ length: OUTPUTS }, (_, i) => this.#kernels.base + i * MAX_RAW_BYTES);
     this.#repairs = new Repairs(options.send);

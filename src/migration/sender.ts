@@ -1,24 +1,23 @@
-import { randomBytes } from "node:crypto";
 import type net from "node:net";
-import { CacheForms } from "../compact/cache-forms.ts";
+import type { Batch, PlaceFound } from "../compact/batch-writer.ts";
+import type { CacheForms } from "../compact/cache-forms.ts";
 import { CodecChoice, type Packing } from "../compact/codec.ts";
-import { type Batch, BatchEncoder, type FormCounts, type PlaceFound } from "../compact/encoder.ts";
+import { BatchEncoder, type FormCounts } from "../compact/encoder.ts";
 import { BATCH_PAYLOAD_BYTES } from "../compact/limits.ts";
-import { type IndexedPlaces, PlaceMatcher, placeMatcherBytes } from "../compact/place-matcher.ts";
-import { xxh3Secret } from "../compact/xxh3-secret.ts";
 import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";
 import { StreamParser } from "../stream/parser.ts";
-import type { Backlog } from "../wire/backlog.ts";
+import { Backlog } from "../wire/backlog.ts";
 import { writeRepairHeader } from "../wire/encoding.ts";
 import { type Codec, type Message, REPAIR_HEADER_BYTES, type RepairHeader } from "../wire/messages.ts";
+import { type SavedBytes, savedBytes } from "./costs.ts";
 import { type Hold, Holds } from "./holds.ts";
 import { type Intake, openIntake } from "./intake.ts";
-import { createKernels } from "./kernels.ts";
 import { type CodecCounts, Outgoing } from "./outgoing.ts";
 import { Pacer } from "./pacer.ts";
 import { PlaceReferences } from "./references.ts";
-import { RawWindow, WINDOW_MEMORY_BYTES } from "./window.ts";
+import { createSenderKernels, type Referable } from "./sender-kernels.ts";
+import { RawWindow } from "./window.ts";
 import { defaultThreads } from "./workers/threads.ts";
 import { Workbench } from "./workers/workbench.ts";
 
@@ -28,6 +27,12 @@ const FLUSH_MS = 1;
 const AHEAD_MS = 20;
 /** And for how long they may wait while what went before them has not left: fewer and larger batches pack better. */
 const PATIENT_FLUSH_MS = 8;
+/**
+ * What the destination has yet to restore is held to so much of its time, as what is on the link is: references and zero pages are
+ * next to nothing on the link, but what waits there at switch-over is downtime all the same. At least so much: two full bodies.
+ */
+const RESTORING_MS = 25;
+const MIN_RESTORING_BYTES = 8 * 1024 * 1024;
 /** Bodies that are packed or wait for it, so that no thread is ever idle; those that one read of the stream makes come on top. */
 const BODIES_A_THREAD = 2;
 const BODIES_A_READ = 4;
@@ -40,16 +45,6 @@ export interface Outlet {
   readonly backlog: Backlog;
   /** Queues an encoded message, in order. Its chunks are not changed until the peer has acknowledged them. */
   writeAs(type: "DATA" | "END" | "REPAIR", chunks: readonly Uint8Array[]): void;
-}
-
-/** What pages may be sent as references to. */
-export interface Referable {
-  /** Looked in from the first to the last. */
-  readonly places: readonly IndexedPlaces[];
-  /** The key of their tags. */
-  readonly tagKey: Uint8Array;
-  /** What people call one of them. */
-  nameOf(source: Pick<PlaceFound, "kind" | "source">): string;
 }
 
 export interface SenderOptions {
@@ -87,11 +82,14 @@ export class StreamSender {
   readonly #parser: StreamParser;
   readonly #encoder: BatchEncoder;
   readonly #references: PlaceReferences | undefined;
+  readonly #cache: CacheForms | undefined;
   readonly #maxPacking: number;
   readonly #workbench: Workbench;
   readonly #choice: CodecChoice;
   readonly #outgoing: Outgoing;
   readonly #holds = new Holds();
+  /** The raw bytes that the destination has yet to restore. */
+  readonly #restoring = new Backlog(RESTORING_MS, MIN_RESTORING_BYTES);
   readonly #pacer: Pacer;
   #intake: Intake | undefined;
   #isPaused = false;
@@ -103,28 +101,19 @@ export class StreamSender {
   #paceTimer: NodeJS.Timeout | undefined;
   #ackedRawBytes = 0;
   #lastReadMs = 0;
+  #encodeMs = 0;
 
   constructor(outlet: Outlet, options: SenderOptions) {
     this.#outlet = outlet;
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
-    const { referable, cachePages = 0 } = options;
-    const matcherBytes = placeMatcherBytes(referable?.places.length ?? 0);
-    const kernels = createKernels(WINDOW_MEMORY_BYTES + CacheForms.memoryBytes(cachePages) + matcherBytes);
-    const { pages, bytes, base } = kernels;
+    const { referable, cachePages = 0, packing = "auto", threads = defaultThreads(), onWarning = () => {} } = options;
+    const { kernels, matcher, cache } = createSenderKernels(referable, cachePages, onWarning);
     this.#window = new RawWindow(kernels, options.windowBytes);
-    const cacheAt = base + WINDOW_MEMORY_BYTES;
-    const matcherAt = cacheAt + CacheForms.memoryBytes(cachePages);
-    let cache: CacheForms | undefined;
-    if (referable !== undefined) {
-      const { places, tagKey } = referable;
-      const matcher = places.length > 0 ? new PlaceMatcher(pages, bytes, matcherAt, places, tagKey) : undefined;
-      this.#references = new PlaceReferences(matcher, (source) => this.#onSwitchedOff(source));
-      if (cachePages > 0) cache = new CacheForms(pages, bytes, cacheAt, cachePages, tagKey, randomSecret());
-    }
+    if (referable !== undefined) this.#references = new PlaceReferences(matcher, (place) => this.#onSwitchedOff(place));
+    this.#cache = cache;
     this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent, this.#references, cache);
     this.#parser = new StreamParser(kernels.scanner, this.#encoder);
-    const { packing = "auto", threads = defaultThreads(), onWarning = () => {} } = options;
     this.#maxPacking = Math.max(1, threads) * BODIES_A_THREAD;
     this.#workbench = new Workbench(this.#maxPacking + BODIES_A_READ, threads, onWarning);
     this.#choice = new CodecChoice(threads, packing === "auto" ? undefined : packing, options.onPacking);
@@ -164,6 +153,13 @@ export class StreamSender {
     const { codec, level } = this.#choice.current;
     return { codec, level, reason: this.#choice.reason };
   }
+  get savedBytes(): SavedBytes {
+    return savedBytes(this.counts, this.nackedPages, Object.values(this.bodies));
+  }
+  /** How long parsing, looking pages up and encoding have taken, and the CPU time that packing has. */
+  get work(): { encodeMs: number; packMs: number } {
+    return { encodeMs: this.#encodeMs, packMs: this.#workbench.cpuMs };
+  }
   /** Whether the source QEMU has closed its end. */
   get hasEnded(): boolean {
     return this.#hasEnded;
@@ -200,6 +196,7 @@ export class StreamSender {
   hurry(): void {
     this.#isUrgent = true;
     this.#pacer.isLifted = true;
+    if (this.#cache !== undefined) this.#cache.isLastRound = true;
     if (!this.#isPaused) this.#flush();
     this.#resumeIfPossible();
   }
@@ -208,6 +205,7 @@ export class StreamSender {
   calmDown(): void {
     this.#isUrgent = false;
     this.#pacer.isLifted = false;
+    if (this.#cache !== undefined) this.#cache.isLastRound = false;
   }
 
   /** See ACK in docs/wire-protocol.md. @throws GodwitError PEER_BAD_ACK */
@@ -218,7 +216,10 @@ export class StreamSender {
     this.#ackedRawBytes = Math.max(this.#ackedRawBytes, rawOffset);
     this.#window.release(this.#ackedRawBytes);
     this.#references?.acknowledged(this.#ackedRawBytes);
-    this.#outlet.backlog.acked(wireBytes, receivedBytes, this.#now());
+    const { backlog } = this.#outlet;
+    backlog.acked(wireBytes, receivedBytes, this.#now());
+    if (backlog.minRttMs !== undefined) this.#restoring.roundTrip(backlog.minRttMs);
+    this.#restoring.acked(rawOffset, rawOffset, this.#now());
     this.#resumeIfPossible();
   }
 
@@ -268,7 +269,9 @@ export class StreamSender {
 
   #parse(): void {
     const window = this.#window;
+    const startMs = this.#now();
     window.parsed(this.#parser.push(window.bytes, window.parseAt, window.writeAt));
+    this.#encodeMs += this.#now() - startMs;
   }
 
   #hasRoom(): boolean {
@@ -292,7 +295,7 @@ export class StreamSender {
     const comingBytes = this.#outgoing.packingBytes * this.#choice.ratio;
     if (inFlightBytes + comingBytes >= allowanceBytes) return onLinkBytes > inFlightBytes / 2 ? "link" : "other";
     if (this.#outgoing.packing >= this.#maxPacking) return "packing";
-    return this.#window.hasRoom ? undefined : "other";
+    return this.#window.hasRoom && this.#restoring.hasRoom ? undefined : "other";
   }
 
   #resumeIfPossible(): void {
@@ -342,7 +345,9 @@ export class StreamSender {
     if (this.#choice.isDue(now)) this.#choice.decide({ linkBytesPerSecond: link, ...this.#holds.take(now) }, now);
     const bodyBytes = batch.tokens.length + batch.payloadBytes;
     const packing = this.#isUrgent ? this.#choice.nextUrgent(bodyBytes, link) : this.#choice.next(bodyBytes);
+    this.#restoring.sent(batch.rawBytes);
     this.#outgoing.send(batch, packing);
+    this.#encodeMs -= this.#now() - now; // it is called by the encoder
   }
 
   /** The speed of the link as far as it was seen, or the rate that a user allows it. */
@@ -363,9 +368,4 @@ export class StreamSender {
     this.stop();
     this.#options.onError(error);
   }
-}
-
-/** A guest that knew the secret could make pages that are taken for equal, and compared in vain. */
-function randomSecret(): Uint8Array {
-  return xxh3Secret(randomBytes(8).readBigUInt64LE());
 }

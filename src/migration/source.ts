@@ -12,6 +12,7 @@ import { connect, type Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
 import { keepCheckpoint } from "./checkpoint-keep.ts";
 import type { CheckpointPlace } from "./checkpoint-take.ts";
+import { CpuMeter } from "./costs.ts";
 import { Downtime } from "./downtime.ts";
 import type { EventListener, KeptCheckpoint, Pages, SourceSummary, Status } from "./events.ts";
 import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
@@ -86,6 +87,7 @@ class SourceMigration {
   readonly #running = Promise.withResolvers<number>();
   readonly #downtime = new Downtime();
   readonly #startMs = performance.now();
+  readonly #cpu = new CpuMeter();
   /** When it was settled where the VM is: what is kept of the disks for the next time is no part of the migration. */
   #endMs: number | undefined;
   #phase: Phase = "checking";
@@ -120,6 +122,7 @@ class SourceMigration {
       this.#sender?.stop();
       this.#peer?.end();
       this.#endMs ??= performance.now();
+      this.#cpu.stop();
       await this.#offers.close(status !== "completed");
     }
     const migration = this.#summary(status);
@@ -250,6 +253,7 @@ class SourceMigration {
   async #tidy(): Promise<void> {
     await this.#vm!.restoreSettings();
     this.#endMs = performance.now();
+    this.#cpu.stop();
     await this.#offers.close(false);
   }
 
@@ -395,6 +399,12 @@ class SourceMigration {
       diskIndex: this.#offers.diskIndex,
       bodies: this.#sender?.bodies ?? NO_BODIES,
       packing: this.#sender?.packing ?? null,
+      savedBytes: this.#sender?.savedBytes ?? null,
+      cpuSeconds: {
+        total: this.#cpu.seconds,
+        encode: (this.#sender?.work.encodeMs ?? 0) / 1000,
+        pack: (this.#sender?.work.packMs ?? 0) / 1000,
+      },
       roundTripMs: this.#peer?.backlog.minRttMs ?? null,
       checkpoint: null,
     };

@@ -1,12 +1,18 @@
 // Same, delta and kept pages: what goes in comes out, and hostile bodies.
+import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { CacheForms } from "../../src/compact/cache-forms.ts";
 import { BodyDecoder } from "../../src/compact/decoder.ts";
+import { DELTA, KEPT, SAME } from "../../src/compact/limits.ts";
 import { PageSlots } from "../../src/compact/page-slots.ts";
 import { encodeDelta } from "../../src/compact/reference/delta.ts";
+import { xxh3Secret } from "../../src/compact/xxh3-secret.ts";
 import { createKernels } from "../../src/migration/kernels.ts";
-import { records, varints } from "./support/disk-bodies.ts";
+import { KIND } from "../../src/stream/format.ts";
+import { records, TAG_KEY, varints } from "./support/disk-bodies.ts";
 import { noise, PAGE_BYTES } from "./support/pages.ts";
+import { decodePlainly } from "./support/plain-decoder.ts";
 import { MAX_SLOTS, roundtrip } from "./support/roundtrip.ts";
 import { StreamBuilder } from "./support/streams.ts";
 
@@ -59,8 +65,13 @@ describe.each(siblings)("decode(encode(x)) = x with a page cache, with the $name
     fc.assert(
       fc.property(stretches, chunks, slots, fc.nat(3), (stretches, cuts, slots, aheadEvery) => {
         const stream = streamOf(stretches);
-        const { decoded, counts, decodedCounts } = roundtrip(stream, { cuts, kernels, slots, aheadEvery });
+        const result = roundtrip(stream, { cuts, kernels, slots, aheadEvery });
+        const { decoded, counts, decodedCounts, bodies, tokenBytes } = result;
         expect(Buffer.compare(decoded, stream)).toBe(0);
+        const cache: Uint8Array[] = [];
+        const plain = bodies.map((body, i) => decodePlainly(body, tokenBytes[i]!, { 4: [], 5: [] }, TAG_KEY, cache));
+        expect(Buffer.compare(Buffer.concat(plain.map(({ bytes }) => bytes)), stream)).toBe(0);
+        expect(plain.flatMap(({ references }) => references).every(({ holds }) => holds)).toBe(true);
         for (const key of Object.keys(decodedCounts) as (keyof typeof decodedCounts)[])
           expect(decodedCounts[key], key).toBe(counts[key]);
       }),
@@ -78,6 +89,29 @@ test("kernels and reference write the same bodies", () => {
     }),
     { numRuns: 30 },
   );
+});
+
+test("the example of docs/page-format.md is what the encoder writes", () => {
+  const document = readFileSync(new URL("../../docs/page-format.md", import.meta.url), "utf8");
+  const example = /<!-- example: delta .*?-->\n```\n(?<hex>[0-9a-f\s]+)\n```/.exec(document)?.groups?.hex;
+  const page = noise(7, PAGE_BYTES);
+  const builder = new StreamBuilder()
+    .header()
+    .ramStart(2, { "pc.ram": 1 << 24 })
+    .part(2)
+    .zero(100, "pc.ram");
+  for (let i = 0; i < 3; i++) builder.page(i, noise(2 * i + 9, PAGE_BYTES));
+  const before = builder.page(16, page).build();
+  const changed = Uint8Array.from(page);
+  changed.set([1, 2, 3, 4, 5, 6, 7, 8], 16);
+  // Cut there, so that the body ends with what went before.
+  const { bodies } = roundtrip(builder.page(16, changed).build(), {
+    cuts: [before.length],
+    kernels: true,
+    slots: 4,
+    flushes: true,
+  });
+  expect(bodies.at(-1)!.toString("hex")).toBe(example!.replaceAll(/\s/g, ""));
 });
 
 describe("a guest whose pages were sent before", () => {
@@ -128,6 +162,30 @@ describe("a guest whose pages were sent before", () => {
     expect(counts.literalPages).toBeGreaterThan(800);
     expect(counts.samePages).toBeGreaterThan(100);
   });
+});
+
+test("while the guest is stopped nothing is put in, and what is in there is still of use", () => {
+  const kernels = createKernels(CacheForms.memoryBytes(4) + 16 * 4104);
+  const at = kernels.base + CacheForms.memoryBytes(4);
+  const forms = new CacheForms(kernels.pages, kernels.bytes, kernels.base, 4, TAG_KEY, xxh3Secret());
+  const match = (...pages: Uint8Array[]) => {
+    kernels.bytes.set(records(0, pages), at);
+    return forms.match("pc.ram", 0, at, pages.length).map(({ kind, count }) => [kind, count]);
+  };
+  const [first, second] = [noise(1, PAGE_BYTES), noise(3, PAGE_BYTES)];
+  expect(match(first)).toEqual([[KEPT, 1]]);
+  forms.isLastRound = true;
+  const changed = Uint8Array.from(first).fill(9, 0, 5);
+  expect(match(changed, second)).toEqual([
+    [DELTA, 1],
+    [KIND.literal, 1],
+  ]);
+  expect(match(second, second)).toEqual([[KIND.literal, 2]]);
+  forms.isLastRound = false;
+  expect(match(changed, second)).toEqual([
+    [SAME, 1],
+    [KEPT, 1],
+  ]);
 });
 
 describe("a hostile body is refused before anything is written", () => {

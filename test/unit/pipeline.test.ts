@@ -13,6 +13,7 @@ import { Peer } from "../../src/migration/peer.ts";
 import { StreamReceiver } from "../../src/migration/receiver.ts";
 import { type SenderOptions, StreamSender } from "../../src/migration/sender.ts";
 import { WINDOW_BYTES } from "../../src/migration/window.ts";
+import { Backlog } from "../../src/wire/backlog.ts";
 import type { Codec, Message } from "../../src/wire/messages.ts";
 import { connect, listen } from "../../src/wire/transport.ts";
 import { TAG_KEY } from "./support/disk-bodies.ts";
@@ -223,6 +224,20 @@ test("pages that do not shrink cost no more bytes for being tried, in whatever w
   }
 });
 
+test("what the destination has yet to restore is bounded, however few bytes it takes on the wire", async () => {
+  await using p = await pipeline();
+  const blank = pageRecords(256);
+  for (let page = 0; page < 256; page++) blank.fill(0, page * 4104 + 8, (page + 1) * 4104);
+  const writing = write(p.source, [streamHead(), ...Array(60).fill(blank)]); // 60 MiB, some hundred bytes as tokens
+  const MIB = 2 ** 20;
+  // The destination QEMU takes nothing yet: there are two full bodies on their way, and what is read at once.
+  await expect.poll(() => p.sender.rawBytes, { interval: 1 }).toBeGreaterThan(8 * MIB);
+  for (let turn = 0; turn < 100; turn++) await new Promise((resolve) => setImmediate(resolve));
+  expect(p.sender.rawBytes).toBeLessThan(14 * MIB);
+  const [written, read] = await Promise.race([Promise.all([writing, digestOf(p.destination)]), p.failed]);
+  expect(read).toBe(written);
+});
+
 /** Rounds of a guest that changes a word of each page, copies some, and writes some whole. */
 function* rounds(pages: number, count: number): Generator<Uint8Array> {
   yield streamHead();
@@ -256,6 +271,22 @@ test.each<[string, PipelineOptions]>([
   });
   expect(p.receiver.nackedPages).toBe(0);
   expect(p.senderPeer.wireBytes).toBeLessThan(pages * 4104 * 1.6);
+});
+
+test("without memory for the page cache: said once, and everything is sent", () => {
+  const outlet = { backlog: new Backlog(), writeAs: () => {} };
+  const warnings: string[] = [];
+  const referable = { places: [], tagKey: TAG_KEY, nameOf: () => "" };
+  const onWarning = (message: string) => void warnings.push(message);
+  const cachePages = 2 ** 21; // 8 GiB: more than kernels can address
+  const sender = new StreamSender(outlet, { referable, cachePages, onWarning, onError: () => {} });
+  sender.stop();
+  const nothing = () => {};
+  const events = { send: nothing, onRoom: nothing, onError: nothing, onWarning, wireBytes: () => 0 };
+  const receiver = new StreamReceiver({ ...events, cachePages });
+  expect(receiver.cachePages).toBe(0);
+  expect(warnings).toEqual(Array(2).fill("there is no memory for the page cache: pages that change are sent whole"));
+  receiver.stop();
 });
 
 test("the return path is carried, and its end too", async () => {

@@ -1,9 +1,10 @@
 import { randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import type { PlaceFound } from "../../src/compact/batch-writer.ts";
 import { CheckpointIndex } from "../../src/compact/checkpoint-index.ts";
-import { BatchEncoder, type FormCounts, type PlaceFound } from "../../src/compact/encoder.ts";
-import { CHECKPOINT, DISK } from "../../src/compact/limits.ts";
+import { BatchEncoder, type FormCounts } from "../../src/compact/encoder.ts";
+import { CHECKPOINT, DISK, SAME } from "../../src/compact/limits.ts";
 import { PAGE_HASHER_BYTES, PageHasher } from "../../src/compact/page-hasher.ts";
 import { PageIndex } from "../../src/compact/page-index.ts";
 import { type IndexedPlaces, PlaceMatcher, placeMatcherBytes } from "../../src/compact/place-matcher.ts";
@@ -256,6 +257,15 @@ describe("the sender's references", () => {
     expect(() => sent.nacked({ rawOffset: 100, rawBytes: bytes(2) })).toThrow("no reference stood for");
     sent.acknowledged(100 + bytes(3));
     expect(() => sent.nacked({ rawOffset: 100 + bytes(2), rawBytes: bytes(1) })).toThrow("no reference stood for");
+  });
+
+  test("to the page cache may be asked for too, also where there is nothing else to refer to", () => {
+    const sent = new PlaceReferences(undefined, () => {});
+    expect(sent.match(0, 1)).toEqual([]);
+    for (let i = 0; i < 100; i++) sent.referred(i * bytes(100), { kind: SAME, source: 0, count: 100 });
+    for (let i = 0; i < 100; i++) sent.nacked({ rawOffset: i * bytes(100), rawBytes: bytes(100) });
+    sent.acknowledged(100 * bytes(100));
+    expect(sent.nackedPages).toBe(10_000);
   });
 
   test.each([

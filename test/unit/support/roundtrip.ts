@@ -18,6 +18,8 @@ export interface Options {
   kernels?: boolean;
   /** After every n-th chunk, what the parser holds back is sent ahead. */
   aheadEvery?: number;
+  /** A body ends with every chunk. */
+  flushes?: boolean;
   /** Of the page cache, at most MAX_SLOTS; 0: there is none. */
   slots?: number;
 }
@@ -28,6 +30,8 @@ export interface Result {
   counts: FormCounts;
   decodedCounts: DecodedCounts;
   bodies: Buffer[];
+  /** Of each body the bytes that are tokens. */
+  tokenBytes: number[];
   bodyBytes: number;
 }
 
@@ -53,6 +57,7 @@ export function roundtrip(stream: Uint8Array, options: Options = {}): Result {
   const decoded: Buffer[] = [];
   const events: StreamEvent[] = [];
   const bodies: Buffer[] = [];
+  const tokenBytes: number[] = [];
   const encoder = new BatchEncoder(
     (batch) => {
       const pieces: Uint8Array[] = [batch.tokens];
@@ -60,6 +65,7 @@ export function roundtrip(stream: Uint8Array, options: Options = {}): Result {
         pieces.push(memory.subarray(batch.pieces[i], batch.pieces[i + 1]));
       const body = Buffer.concat(pieces);
       bodies.push(body);
+      tokenBytes.push(batch.tokens.length);
       const output = base + MEMORY_BYTES;
       const { bytes, placeRuns } = decoder.decode(body, batch.tokens.length, batch.rawBytes, memory, output);
       for (const { tag, count, address } of placeRuns) {
@@ -86,6 +92,7 @@ export function roundtrip(stream: Uint8Array, options: Options = {}): Result {
     if (parser.offset !== parsed) throw new Error(`the parser says it is at ${parser.offset}, and is at ${parsed}`);
     if (options.aheadEvery && i % options.aheadEvery === 0)
       encoder.ahead(base + parsed + encoder.aheadBytes, base + at);
+    if (options.flushes) encoder.flush();
   }
   encoder.ahead(base + parsed + encoder.aheadBytes, base + stream.length);
   encoder.flush();
@@ -95,6 +102,7 @@ export function roundtrip(stream: Uint8Array, options: Options = {}): Result {
     counts: encoder.counts,
     decodedCounts: decoder.counts,
     bodies,
+    tokenBytes,
     bodyBytes: bodies.reduce((sum, body) => sum + body.length, 0),
   };
 }
