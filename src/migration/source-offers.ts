@@ -6,7 +6,7 @@ import type { VmFacts } from "../qemu/facts.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
 import type { Message } from "../wire/messages.ts";
 import { type DiskPaths, listDisksAt } from "./disk-paths.ts";
-import type { Referable } from "./sender.ts";
+import type { Referable } from "./sender-kernels.ts";
 import { SourceCheckpoints } from "./source-checkpoints.ts";
 import { type DiskIndexSummary, type MigrationState, SourceDisks } from "./source-disks.ts";
 
