@@ -42,6 +42,7 @@ async function measureReceiver(isTls: boolean, workload: Workload): Promise<Spee
           onData: (header) => receiver.onData(header),
           onDataComplete: (header, body) => receiver.onDataComplete(header, body),
         });
+        peer.closed.catch(done.reject);
         const receiver = new StreamReceiver({
           send: (message) => {
             peer.send(message);

@@ -4,6 +4,7 @@ import { BatchEncoder, type References } from "../src/compact/encoder.ts";
 import { PlaceMatcher, placeMatcherBytes } from "../src/compact/place-matcher.ts";
 import { createKernels, type Kernels } from "../src/migration/kernels.ts";
 import { Peer } from "../src/migration/peer.ts";
+import { WINDOW_BYTES } from "../src/migration/window.ts";
 import { Workbench } from "../src/migration/workers/workbench.ts";
 import { StreamParser } from "../src/stream/parser.ts";
 import { writeDataHeader } from "../src/wire/encoding.ts";
@@ -68,11 +69,15 @@ function diskReferences({ pages, bytes, base }: Kernels, matcherAt: number): Ref
 const bodies = encodedBodies();
 let left = Math.ceil(Number(total) / pages) * bodies.length;
 let rawOffset = 0;
+let ackedRawBytes = 0;
 
 const connection = await connect({ host: "127.0.0.1", port: Number(port), security: security(transport === "tls") });
 const peer: Peer = new Peer(connection, "sender", {
   onMessage: (message) => {
-    if (message.type === "ACK") peer.backlog.acked(message.wireBytes, message.receivedBytes, performance.now());
+    if (message.type === "ACK") {
+      peer.backlog.acked(message.wireBytes, message.receivedBytes, performance.now());
+      ackedRawBytes = message.rawOffset;
+    }
     if (message.type === "ACK" || message.type === "WELCOME") pump();
   },
 });
@@ -81,6 +86,7 @@ greetAsSender(peer);
 function pump(): void {
   while (left > 0 && peer.backlog.hasRoom) {
     const { header, body } = bodies[left % bodies.length]!;
+    if (rawOffset + header.rawBytes > ackedRawBytes + WINDOW_BYTES) return;
     const head = Buffer.allocUnsafe(DATA_HEADER_BYTES);
     writeDataHeader(head, 0, { ...header, rawOffset });
     rawOffset += header.rawBytes;
