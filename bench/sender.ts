@@ -4,12 +4,11 @@ import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { NONE } from "../src/compact/codec.ts";
 import { Peer } from "../src/migration/peer.ts";
 import { StreamSender } from "../src/migration/sender.ts";
 import { connect } from "../src/wire/transport.ts";
 import { referableDisk } from "./disk.ts";
-import { firstMessage, pipelineTable, type Speed, startProcess, type Workload } from "./support.ts";
+import { firstMessage, packingOf, pipelineTable, type Speed, startProcess, type Workload } from "./support.ts";
 import { greetAsSender, security } from "./wire.ts";
 
 const PAGES = 512 * 1024; // 2 GiB of guest memory
@@ -36,7 +35,7 @@ async function measureSender(isTls: boolean, workload: Workload): Promise<Speed>
     greetAsSender(peer);
     await welcome.promise;
     const references = workload === "disk" ? { referable: referableDisk() } : {};
-    sender = new StreamSender(peer, { packing: NONE, ...references, onError: done.reject });
+    sender = new StreamSender(peer, { packing: packingOf(workload), ...references, onError: done.reject });
     const path = join(folder, "stream");
     const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(path);
     await once(server, "listening");

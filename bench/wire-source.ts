@@ -4,16 +4,20 @@ import { BatchEncoder, type References } from "../src/compact/encoder.ts";
 import { PlaceMatcher, placeMatcherBytes } from "../src/compact/place-matcher.ts";
 import { createKernels, type Kernels } from "../src/migration/kernels.ts";
 import { Peer } from "../src/migration/peer.ts";
+import { Workbench } from "../src/migration/workers/workbench.ts";
 import { StreamParser } from "../src/stream/parser.ts";
 import { writeDataHeader } from "../src/wire/encoding.ts";
 import { DATA_HEADER_BYTES, type DataHeader } from "../src/wire/messages.ts";
 import { connect } from "../src/wire/transport.ts";
 import { referableDisk } from "./disk.ts";
-import { streamHead, type Workload, workloadRecords } from "./support.ts";
+import { packingOf, streamHead, type Workload, workloadRecords } from "./support.ts";
 import { greetAsSender, security } from "./wire.ts";
 
 const [port, transport, total, workload] = process.argv.slice(2);
 const { records, pages } = workloadRecords(workload as Workload);
+
+const packing = packingOf(workload as Workload);
+const workbench = new Workbench(1, 0, console.error);
 
 /** Encoded bodies of a stream, to be sent again and again at ever new offsets. */
 function encodedBodies(): { header: Omit<DataHeader, "rawOffset">; body: Buffer }[] {
@@ -28,7 +32,9 @@ function encodedBodies(): { header: Omit<DataHeader, "rawOffset">; body: Buffer 
       parts.push(kernels.bytes.subarray(batch.pieces[i], batch.pieces[i + 1]));
     const body = Buffer.concat(parts);
     const sizes = { rawBytes: batch.rawBytes, bodyBytes: body.length, tokenBytes: batch.tokens.length };
-    bodies.push({ header: { ...sizes, codec: "none", encodedBytes: body.length }, body });
+    const packed = pack(body);
+    const codec = packed === body ? "none" : packing.codec;
+    bodies.push({ header: { ...sizes, codec, encodedBytes: packed.length }, body: packed });
   };
   const encoder = new BatchEncoder(
     onBatch,
@@ -38,6 +44,19 @@ function encodedBodies(): { header: Omit<DataHeader, "rawOffset">; body: Buffer 
   new StreamParser(kernels.scanner, encoder).push(kernels.bytes, kernels.base, kernels.base + stream.length);
   encoder.flush();
   return bodies;
+}
+
+/** As the workload is packed; `body` itself where that does not make it shorter. */
+function pack(body: Buffer): Buffer {
+  if (packing.codec === "none") return body;
+  const slot = workbench.take()!;
+  slot.input.set(body);
+  let packedBytes = 0;
+  workbench.pack(slot, body.length, packing, ({ bytes }) => {
+    packedBytes = bytes;
+  });
+  workbench.release(slot);
+  return packedBytes > 0 ? Buffer.from(slot.output.subarray(0, packedBytes)) : body;
 }
 
 function diskReferences({ pages, bytes, base }: Kernels, matcherAt: number): References {

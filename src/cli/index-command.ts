@@ -2,9 +2,12 @@ import Table from "cli-table3";
 import { Command } from "commander";
 import { GodwitError } from "../errors.ts";
 import { indexDisks } from "../migration/index-disks.ts";
+import { removeBitmap } from "../qemu/dirty-bitmap.ts";
+import { QmpClient } from "../qemu/qmp.ts";
 import { IndexStore } from "../store/index-store.ts";
 import { stateDirOf } from "../store/state-dir.ts";
 import { cancelOnSignals } from "./cancel.ts";
+import { exitNow } from "./exit.ts";
 import { EXIT, signalExitCode } from "./exit-codes.ts";
 import { formatBytes, formatCount, oneLine } from "./format.ts";
 import { openIndexReporter } from "./index-view.ts";
@@ -48,6 +51,7 @@ export function indexCommand(): Command {
   const remove = new Command("delete")
     .description("delete indexes; what uses one builds it anew")
     .argument("<id...>", "ids that `list` shows, or how they begin")
+    .option("--qmp <path>", "QMP socket of the QEMU that runs the VM: it stops noting what its guest writes")
     .addOption(stateDirOption())
     .action((ids: string[], _options, command: Command) => deleteIndexes(ids, command.optsWithGlobals()));
   return new Command("index")
@@ -82,7 +86,7 @@ async function index(options: IndexOptions, command: Command): Promise<void> {
     else code = EXIT[status];
   }
   await reporter.drained();
-  process.exit(code);
+  exitNow(code);
 }
 
 async function listIndexes({ stateDir, json }: IndexOptions): Promise<void> {
@@ -114,7 +118,7 @@ async function listIndexes({ stateDir, json }: IndexOptions): Promise<void> {
 }
 
 /** @throws STORE_INDEX_NONE, STORE_INDEX_AMBIGUOUS, before any is deleted */
-async function deleteIndexes(ids: readonly string[], { stateDir }: IndexOptions): Promise<void> {
+async function deleteIndexes(ids: readonly string[], { stateDir, qmp: qmpPath }: IndexOptions): Promise<void> {
   const store = await IndexStore.open(stateDirOf(stateDir));
   const known = (await store.list()).map(({ id }) => id);
   for (const prefix of ids) {
@@ -122,9 +126,11 @@ async function deleteIndexes(ids: readonly string[], { stateDir }: IndexOptions)
     if (count === 0) throw new GodwitError("STORE_INDEX_NONE", `there is no index ${prefix}`, { prefix });
     if (count > 1) throw new GodwitError("STORE_INDEX_AMBIGUOUS", `${count} indexes begin with ${prefix}`, { prefix });
   }
+  using qmp = qmpPath === undefined ? undefined : await QmpClient.connect(qmpPath);
   const { stdout } = openOutputs();
   for (const prefix of ids) {
     const { id, about } = await store.delete(prefix);
+    if (qmp && about?.bitmap) await removeBitmap(qmp, about.bitmap);
     const what = about === undefined ? "" : `, of disk ${about.disk} of ${about.vmName ?? about.vm}`;
     stdout.write(`deleted ${id.slice(0, SHOWN_DIGITS)}${oneLine(what)}\n`);
   }

@@ -14,6 +14,17 @@ const FORM_TITLES: Readonly<Record<PageForm, string>> = {
   compressed: "compressed",
 };
 
+const SENT_TITLES: Readonly<Record<keyof StreamReport["pageFormat"]["pages"], string>> = {
+  zeroPages: "zero",
+  diskPages: "disk",
+  checkpointPages: "checkpoint",
+  samePages: "same",
+  deltaPages: "delta",
+  literalPages: "literal",
+  blankPages: "blank",
+  rawPages: "raw",
+};
+
 const BYTE_TITLES: Readonly<Record<keyof StreamReport["byteCounts"], string>> = {
   pages: "pages: zero, literal, blank",
   rawPages: "pages: all other forms",
@@ -135,11 +146,15 @@ function trailing({ trailingBytes }: StreamReport): string {
 }
 
 function pageFormat({ pageFormat, bytes }: StreamReport): string[] {
-  const { version, batches, tokenBytes, payloadBytes, zstdBytes } = pageFormat;
+  const { version, batches, tokenBytes, payloadBytes, zstdBytes, pages } = pageFormat;
   const bodyBytes = tokenBytes + payloadBytes;
+  const forms = (Object.keys(SENT_TITLES) as (keyof typeof SENT_TITLES)[])
+    .filter((form) => pages[form] > 0)
+    .map((form) => `${formatCount(pages[form])} ${SENT_TITLES[form]}`);
   const share = (part: number) => `${formatBytes(part)} (${percent(part, bytes)})`;
   return [
     `in page format ${version}: ${share(bodyBytes)}, ${formatBytes(tokenBytes)} of it tokens, in ${formatCount(batches)} batches`,
+    ...(forms.length === 0 ? [] : [`its pages: ${forms.join(", ")}`]),
     ...(zstdBytes === null ? [] : [`packed with zstd: ${share(zstdBytes)}`]),
   ];
 }

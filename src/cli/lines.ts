@@ -97,6 +97,8 @@ function sourceSummary(summary: SourceSummary): string[] {
     `  downtime  ${isPaused ? "none, the VM was paused already" : downtimeText(downtimeMs, downtimeParts)}`,
     `  bytes     ${formatBytes(rawBytes)} -> ${formatBytes(wireBytes)} on the wire${ratio}`,
     `  memory    ${formatBytes(memoryBytes)}, pages sent: ${pagesText(summary)}`,
+    ...savedLines(summary),
+    `  cost      ${cpuText(summary.cpuSeconds)}`,
   ];
 }
 
@@ -109,6 +111,7 @@ function destinationSummary(summary: DestinationSummary): string[] {
     `  total     ${formatDuration(totalMs)}, waiting included`,
     `  downtime  ${parts.join(", ")}; godwit send knows all of it`,
     `  bytes     ${formatBytes(wireBytes)} on the wire -> ${formatBytes(rawBytes)}`,
+    `  cost      ${cpuText(summary.cpuSeconds)}`,
   ];
 }
 
@@ -127,6 +130,27 @@ function downtimeText(downtimeMs: number, parts: DowntimeParts): string {
   };
   const keys = Object.keys(named) as (keyof DowntimeParts)[];
   return `${formatDuration(downtimeMs)}: ${keys.map((key) => `${named[key]} ${formatDuration(parts[key])}`).join(", ")}`;
+}
+
+/** What was not sent, by form; and how what was left was compressed. */
+function savedLines({ savedBytes, packing }: SourceSummary): string[] {
+  const lines: string[] = [];
+  if (savedBytes !== null) {
+    const { inVain, ...forms } = savedBytes;
+    const parts = Object.entries(forms).filter(([, bytes]) => bytes > 0);
+    const total = parts.reduce((sum, [, bytes]) => sum + bytes, -inVain);
+    const texts = parts.map(([form, bytes]) => `${form} ${formatBytes(bytes)}`);
+    if (inVain > 0) texts.push(`less ${formatBytes(inVain)} in vain`);
+    if (parts.length > 0) lines.push(`  saved     ${formatBytes(total)}: ${texts.join(", ")}`);
+  }
+  if (packing !== null) lines.push(`  packing   ${nameOf(packing)}: ${packing.reason}`);
+  return lines;
+}
+
+/** `2.1 s of CPU time here, of it encode 0.62 s`. */
+function cpuText({ total, ...parts }: Readonly<{ total: number } & Record<string, number>>): string {
+  const texts = Object.entries(parts).map(([part, seconds]) => `${part} ${formatDuration(seconds * 1000)}`);
+  return `${formatDuration(total * 1000)} of CPU time, of it ${texts.join(", ")}`;
 }
 
 function pagesText({ pages, deltaBytes, nackedPages }: SourceSummary): string {

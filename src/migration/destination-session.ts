@@ -11,6 +11,7 @@ import type { Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
 import { AgreedCheckpoints, type HeldCheckpoints } from "./agreed-checkpoints.ts";
 import { AgreedDisks, type DiskOpener } from "./agreed-disks.ts";
+import { CpuMeter } from "./costs.ts";
 import type { DestinationVm } from "./destination-vm.ts";
 import { type DiskPaths, disksAt } from "./disk-paths.ts";
 import { openDestinationDisks } from "./disk-readers.ts";
@@ -68,6 +69,7 @@ export class Session {
   readonly #switchover = Promise.withResolvers<void>();
   readonly #commit = Promise.withResolvers<{ run: boolean }>();
   readonly #receiver: StreamReceiver;
+  readonly #cpu = new CpuMeter();
   #disks: Promise<AgreedDisks> | undefined;
   #checkpoints: Promise<AgreedCheckpoints> | undefined;
   #phase: Phase = "greeting";
@@ -339,6 +341,7 @@ export class Session {
       samePages: this.#receiver.counts.samePages,
       deltaPages: this.#receiver.counts.deltaPages,
       nackedPages: this.#receiver.nackedPages,
+      cpuSeconds: { total: this.#cpu.seconds, unpack: this.#receiver.unpackMs / 1000 },
       loadMs: this.#loadMs,
       resumeMs: this.#resumeMs,
     };

@@ -93,7 +93,8 @@ class Destination {
   #emptySummary(status: Status): DestinationSummary {
     const totalMs = performance.now() - this.#startMs;
     const pages = { diskPages: 0, checkpointPages: 0, nackedPages: 0, samePages: 0, deltaPages: 0 };
-    const nothing = { wireBytes: 0, rawBytes: 0, ...pages, loadMs: null, resumeMs: null };
+    const cpuSeconds = { total: 0, unpack: 0 };
+    const nothing = { wireBytes: 0, rawBytes: 0, ...pages, cpuSeconds, loadMs: null, resumeMs: null };
     return { event: "summary", role: "destination", status, session: null, totalMs, ...nothing };
   }
 }

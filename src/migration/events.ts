@@ -2,6 +2,7 @@ import type { Packing } from "../compact/codec.ts";
 import type { FormCounts } from "../compact/encoder.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import type { Codec, OfferedCheckpoint } from "../wire/messages.ts";
+import type { SavedBytes } from "./costs.ts";
 import type { CodecCounts } from "./outgoing.ts";
 import type { DiskIndexSummary } from "./source-disks.ts";
 
@@ -93,6 +94,10 @@ export interface SourceSummary {
   bodies: Readonly<Partial<Record<Codec, CodecCounts>>>;
   /** How bodies were packed at the end, and why; null where nothing was sent. */
   packing: (Packing & { reason: string }) | null;
+  /** Null where nothing was sent. */
+  savedBytes: SavedBytes | null;
+  /** CPU time of this end: all of its process; of that, parsing, looking pages up and encoding; and packing. */
+  cpuSeconds: { total: number; encode: number; pack: number };
   roundTripMs: number | null;
   /** Null if none was kept. */
   checkpoint: KeptCheckpoint | null;
@@ -113,6 +118,8 @@ export interface DestinationSummary {
   /** Pages that were made from what the page cache held. */
   samePages: number;
   deltaPages: number;
+  /** CPU time of this end, since it got the connection: all of its process; of that, unpacking. */
+  cpuSeconds: { total: number; unpack: number };
   loadMs: number | null;
   resumeMs: number | null;
 }

@@ -141,15 +141,22 @@ export class IndexedDisk {
   async load(sink: HashSink, signal: AbortSignal): Promise<void> {
     const { stored } = this.known;
     if (stored === undefined) return;
-    const hashes = new Uint8Array(PART_HASH_BYTES);
+    const parts = Array.from({ length: stored.parts }, (_, part) => part).filter(
+      (part) => stored.hashesOf(part) > 0 && stored.blocks(part) === blocksOfPart(this.reader.sizeBytes, part),
+    );
+    // One is read while the one before is handed over.
+    const buffers = [0, 1].map(() => new Uint8Array(PART_HASH_BYTES)) as [Uint8Array, Uint8Array];
+    const read = (i: number) => (i < parts.length ? stored.readPart(parts[i]!, buffers[i % 2]!) : undefined);
     let damagedParts = 0;
-    for (let part = 0; part < stored.parts && !signal.aborted; part++) {
-      const blocks = stored.blocks(part);
-      if (stored.state(part) === "unknown" || stored.hashesOf(part) === 0) continue;
-      if (blocks !== blocksOfPart(this.reader.sizeBytes, part)) continue;
-      if (await stored.readPart(part, hashes)) sink(part * PART_BLOCKS, hashes.subarray(0, blocks * HASH_BYTES));
+    let reading = read(0);
+    for (const [i, part] of parts.entries()) {
+      if (signal.aborted) break;
+      const isRead = await reading;
+      reading = read(i + 1);
+      if (isRead) sink(part * PART_BLOCKS, buffers[i % 2]!.subarray(0, stored.blocks(part) * HASH_BYTES));
       else damagedParts++;
     }
+    await reading;
     if (damagedParts > 0) this.#warn(`is damaged in ${damagedParts} of ${stored.parts} parts, which are read again`);
   }
 

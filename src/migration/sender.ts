@@ -7,9 +7,10 @@ import { BATCH_PAYLOAD_BYTES } from "../compact/limits.ts";
 import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";
 import { StreamParser } from "../stream/parser.ts";
-import type { Backlog } from "../wire/backlog.ts";
+import { Backlog } from "../wire/backlog.ts";
 import { writeRepairHeader } from "../wire/encoding.ts";
 import { type Codec, type Message, REPAIR_HEADER_BYTES, type RepairHeader } from "../wire/messages.ts";
+import { type SavedBytes, savedBytes } from "./costs.ts";
 import { type Hold, Holds } from "./holds.ts";
 import { type Intake, openIntake } from "./intake.ts";
 import { type CodecCounts, Outgoing } from "./outgoing.ts";
@@ -26,6 +27,12 @@ const FLUSH_MS = 1;
 const AHEAD_MS = 20;
 /** And for how long they may wait while what went before them has not left: fewer and larger batches pack better. */
 const PATIENT_FLUSH_MS = 8;
+/**
+ * What the destination has yet to restore is held to so much of its time, as what is on the link is: references and zero pages are
+ * next to nothing on the link, but what waits there at switch-over is downtime all the same. At least so much: two full bodies.
+ */
+const RESTORING_MS = 25;
+const MIN_RESTORING_BYTES = 8 * 1024 * 1024;
 /** Bodies that are packed or wait for it, so that no thread is ever idle; those that one read of the stream makes come on top. */
 const BODIES_A_THREAD = 2;
 const BODIES_A_READ = 4;
@@ -65,7 +72,7 @@ export interface SenderOptions {
 /**
  * Source QEMU's stream → parse → encode → frames, with back-pressure on the source QEMU.
  *
- * Bounded: the raw window (64 MiB), a few bodies for each thread, and in flight no more than `Backlog` allows.
+ * Bounded: the raw window (64 MiB), a few bodies for each thread, and in flight and at the destination no more than `Backlog` allows.
  */
 export class StreamSender {
   readonly #outlet: Outlet;
@@ -81,6 +88,8 @@ export class StreamSender {
   readonly #choice: CodecChoice;
   readonly #outgoing: Outgoing;
   readonly #holds = new Holds();
+  /** The raw bytes that the destination has yet to restore. */
+  readonly #restoring = new Backlog(RESTORING_MS, MIN_RESTORING_BYTES);
   readonly #pacer: Pacer;
   #intake: Intake | undefined;
   #isPaused = false;
@@ -92,6 +101,7 @@ export class StreamSender {
   #paceTimer: NodeJS.Timeout | undefined;
   #ackedRawBytes = 0;
   #lastReadMs = 0;
+  #encodeMs = 0;
 
   constructor(outlet: Outlet, options: SenderOptions) {
     this.#outlet = outlet;
@@ -142,6 +152,13 @@ export class StreamSender {
   get packing(): Packing & { reason: string } {
     const { codec, level } = this.#choice.current;
     return { codec, level, reason: this.#choice.reason };
+  }
+  get savedBytes(): SavedBytes {
+    return savedBytes(this.counts, this.nackedPages, Object.values(this.bodies));
+  }
+  /** How long parsing, looking pages up and encoding have taken, and the CPU time that packing has. */
+  get work(): { encodeMs: number; packMs: number } {
+    return { encodeMs: this.#encodeMs, packMs: this.#workbench.cpuMs };
   }
   /** Whether the source QEMU has closed its end. */
   get hasEnded(): boolean {
@@ -199,7 +216,10 @@ export class StreamSender {
     this.#ackedRawBytes = Math.max(this.#ackedRawBytes, rawOffset);
     this.#window.release(this.#ackedRawBytes);
     this.#references?.acknowledged(this.#ackedRawBytes);
-    this.#outlet.backlog.acked(wireBytes, receivedBytes, this.#now());
+    const { backlog } = this.#outlet;
+    backlog.acked(wireBytes, receivedBytes, this.#now());
+    if (backlog.minRttMs !== undefined) this.#restoring.roundTrip(backlog.minRttMs);
+    this.#restoring.acked(rawOffset, rawOffset, this.#now());
     this.#resumeIfPossible();
   }
 
@@ -249,7 +269,9 @@ export class StreamSender {
 
   #parse(): void {
     const window = this.#window;
+    const startMs = this.#now();
     window.parsed(this.#parser.push(window.bytes, window.parseAt, window.writeAt));
+    this.#encodeMs += this.#now() - startMs;
   }
 
   #hasRoom(): boolean {
@@ -273,7 +295,7 @@ export class StreamSender {
     const comingBytes = this.#outgoing.packingBytes * this.#choice.ratio;
     if (inFlightBytes + comingBytes >= allowanceBytes) return onLinkBytes > inFlightBytes / 2 ? "link" : "other";
     if (this.#outgoing.packing >= this.#maxPacking) return "packing";
-    return this.#window.hasRoom ? undefined : "other";
+    return this.#window.hasRoom && this.#restoring.hasRoom ? undefined : "other";
   }
 
   #resumeIfPossible(): void {
@@ -323,7 +345,9 @@ export class StreamSender {
     if (this.#choice.isDue(now)) this.#choice.decide({ linkBytesPerSecond: link, ...this.#holds.take(now) }, now);
     const bodyBytes = batch.tokens.length + batch.payloadBytes;
     const packing = this.#isUrgent ? this.#choice.nextUrgent(bodyBytes, link) : this.#choice.next(bodyBytes);
+    this.#restoring.sent(batch.rawBytes);
     this.#outgoing.send(batch, packing);
+    this.#encodeMs -= this.#now() - now; // it is called by the encoder
   }
 
   /** The speed of the link as far as it was seen, or the rate that a user allows it. */

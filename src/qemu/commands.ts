@@ -106,17 +106,6 @@ export interface DirtyBitmapName {
   readonly name: string;
 }
 
-/** qapi/transaction.json, TransactionAction. */
-export type TransactionAction =
-  | {
-      readonly type: "block-dirty-bitmap-add" | "block-dirty-bitmap-disable" | "block-dirty-bitmap-enable";
-      readonly data: DirtyBitmapName;
-    }
-  | {
-      readonly type: "block-dirty-bitmap-merge";
-      readonly data: { readonly node: string; readonly target: string; readonly bitmaps: readonly string[] };
-    };
-
 /** qapi/migration.json, MigrationInfo. Times in milliseconds. */
 export interface MigrationInfo {
   /** Absent before the first migration. */
@@ -221,7 +210,13 @@ export interface QmpCommands {
   "block-export-add": { arguments: NbdExportOptions; returns: None };
   "block-export-del": { arguments: { id: string; mode?: "safe" | "hard" }; returns: None };
   "block-dirty-bitmap-remove": { arguments: DirtyBitmapName; returns: None };
-  transaction: { arguments: { actions: readonly TransactionAction[] }; returns: None };
+  "block-dirty-bitmap-add": { arguments: DirtyBitmapName; returns: None };
+  "block-dirty-bitmap-disable": { arguments: DirtyBitmapName; returns: None };
+  "block-dirty-bitmap-enable": { arguments: DirtyBitmapName; returns: None };
+  "block-dirty-bitmap-merge": {
+    arguments: { node: string; target: string; bitmaps: readonly string[] };
+    returns: None;
+  };
   "query-block-exports": { arguments: NoArguments; returns: readonly { readonly id: string }[] };
   "human-monitor-command": { arguments: { readonly "command-line": string }; returns: string };
   /** Writes `size` bytes of guest-physical memory from `val` on into a file, which is made anew. */

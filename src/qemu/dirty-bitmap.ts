@@ -39,10 +39,16 @@ export class WriteWatch {
     const old = bitmaps.find(({ name, recording }) => name === previous && recording)?.name;
     for (const { name } of bitmaps) if (name && OUR_NAME.test(name) && name !== old) await remove(qmp, node, name);
     const name = `godwit-${randomUUID()}`;
-    const add = { type: "block-dirty-bitmap-add", data: { node, name } } as const;
-    const freeze = { type: "block-dirty-bitmap-disable", data: { node, name: old ?? "" } } as const;
-    await qmp.execute("transaction", { actions: old === undefined ? [add] : [add, freeze] });
-    return new WriteWatch(qmp, node, name, old);
+    // One after the other, so that a write between is in both: a transaction would wait for all I/O of the guest (qmp_transaction, blockdev.c).
+    await qmp.execute("block-dirty-bitmap-add", { node, name });
+    const watch = new WriteWatch(qmp, node, name, old);
+    try {
+      if (old !== undefined) await qmp.execute("block-dirty-bitmap-disable", { node, name: old });
+      return watch;
+    } catch (error) {
+      await watch.drop();
+      throw error;
+    }
   }
 
   /** From now on only the new bitmap counts. Never rejects. */
@@ -54,10 +60,12 @@ export class WriteWatch {
   async undo(): Promise<void> {
     const [node, name, previous] = [this.#node, this.bitmap, this.previous];
     if (previous !== undefined) {
-      const enable = { type: "block-dirty-bitmap-enable", data: { node, name: previous } } as const;
-      const merge = { type: "block-dirty-bitmap-merge", data: { node, target: previous, bitmaps: [name] } } as const;
-      // If that fails, a frozen bitmap is left, which the next `begin` removes.
-      await this.#qmp.execute("transaction", { actions: [enable, merge] }).catch(() => {});
+      try {
+        await this.#qmp.execute("block-dirty-bitmap-enable", { node, name: previous });
+        await this.#qmp.execute("block-dirty-bitmap-merge", { node, target: previous, bitmaps: [name] });
+      } catch {
+        await remove(this.#qmp, node, previous); // it has missed writes
+      }
     }
     await remove(this.#qmp, node, name);
   }
@@ -66,6 +74,15 @@ export class WriteWatch {
   async drop(): Promise<void> {
     await this.keep();
     await remove(this.#qmp, this.#node, this.bitmap);
+  }
+}
+
+/** Removes a bitmap of ours, on whatever node it is. */
+export async function removeBitmap(qmp: QmpClient, bitmap: string): Promise<void> {
+  for (const node of await qmp.execute("query-named-block-nodes", { flat: true })) {
+    const name = node["node-name"];
+    const isThere = node["dirty-bitmaps"]?.some((each) => each.name === bitmap) ?? false;
+    if (name !== undefined && isThere && OUR_NAME.test(bitmap)) await remove(qmp, name, bitmap);
   }
 }
 

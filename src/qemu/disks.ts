@@ -55,6 +55,16 @@ export function diskAt(disk: Disk, path: string): Disk {
   return { ...disk, ...placeOf(driver, absolute), driver, image: absolute, files: [absolute], isElsewhere: true };
 }
 
+/** A file name with which any program of QEMU opens the image at a path, of a format as `-blockdev` calls it. */
+export function sharedNameOf(format: string, path: string): string {
+  return placeOf(format, resolve(path)).sharedName!;
+}
+
+/** Whether this is a format of images that QEMU has, raw included. */
+export function isImageFormat(format: string): boolean {
+  return format === "raw" || IMAGE_FORMATS.has(format);
+}
+
 function diskOf(id: string, { "node-name": nodeName, drv: driver, ro: readOnly, image }: BlockDeviceInfo): Disk {
   return {
     id,

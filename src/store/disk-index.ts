@@ -19,6 +19,9 @@ export function firstBlocksOf(disks: readonly { readonly sizeBytes: number }[]):
   return numbers;
 }
 
+/** A disk, as far as it is read here. */
+export type IndexableDisk = Pick<DiskReader, "sizeBytes" | "read" | "allocatedExtents">;
+
 /** What is known of a disk before it is read. */
 export interface Known {
   /** Undefined: nothing. */
@@ -95,7 +98,7 @@ export interface ReadOptions {
  * @throws what reading and `onPart` throw; the parts before stay.
  */
 export async function readDisk(
-  disk: DiskReader,
+  disk: IndexableDisk,
   known: Known,
   plan: ReadingPlan,
   options: ReadOptions,
@@ -130,7 +133,7 @@ export async function readDisk(
 
 /** Hashes ranges of a part into `hashes`. Returns false if it was aborted. */
 async function readPart(
-  disk: DiskReader,
+  disk: IndexableDisk,
   part: number,
   blocksOfIt: number,
   ranges: AsyncIterable<Extent> | readonly Extent[],
@@ -181,11 +184,11 @@ function countNew(before: Uint8Array, after: Uint8Array): number {
 
 /** The allocated extents of a disk, asked for in order, and only when the first is wanted. */
 class Allocated implements AsyncDisposable {
-  readonly #disk: DiskReader;
+  readonly #disk: IndexableDisk;
   #extents: AsyncIterator<Extent> | undefined;
   #current: Extent | undefined;
 
-  constructor(disk: DiskReader) {
+  constructor(disk: IndexableDisk) {
     this.#disk = disk;
   }
 

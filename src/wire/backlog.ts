@@ -19,6 +19,7 @@ const DECAY_MS = 200;
  */
 export class Backlog {
   readonly #backlogMs: number;
+  readonly #minAllowanceBytes: number;
   #sentBytes = 0;
   #ackedBytes = 0;
   #receivedBytes = 0;
@@ -30,8 +31,10 @@ export class Backlog {
   /** Whether the link was kept busy all through the stretch: else the stretch measures the source, not the link. */
   #wasBusy = false;
 
-  constructor(backlogMs = BACKLOG_MS) {
+  /** @param minAllowanceBytes in flight at least, whatever was measured */
+  constructor(backlogMs = BACKLOG_MS, minAllowanceBytes = MIN_ALLOWANCE_BYTES) {
     this.#backlogMs = backlogMs;
+    this.#minAllowanceBytes = minAllowanceBytes;
   }
 
   /** `bytes` were given to the transport. */
@@ -81,7 +84,7 @@ export class Backlog {
   /** How much may be in flight now. */
   get allowanceBytes(): number {
     const rttMs = Number.isFinite(this.#minRttMs) ? this.#minRttMs : 0;
-    return Math.max(MIN_ALLOWANCE_BYTES, (this.#goodput * (rttMs + this.#backlogMs)) / 1000);
+    return Math.max(this.#minAllowanceBytes, (this.#goodput * (rttMs + this.#backlogMs)) / 1000);
   }
 
   get hasRoom(): boolean {

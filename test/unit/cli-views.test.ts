@@ -75,6 +75,11 @@ const summary: SourceSummary = {
     zstd: { bodies: 700, bodyBytes: 125 * MIB, wireBytes: 63 * MIB },
   },
   packing: { codec: "zstd", level: 1, reason: "to begin with" },
+  savedBytes: {
+    ...{ disk: 117 * MIB, checkpoint: 2 * MIB, same: 0, delta: 4 * MIB, blank: 0 },
+    ...{ compression: 62 * MIB, inVain: 68 * 1024 },
+  },
+  cpuSeconds: { total: 1.23, encode: 0.4, pack: 0.31 },
   roundTripMs: 0.4,
   checkpoint: null,
 };
@@ -91,6 +96,7 @@ const destinationSummary: DestinationSummary = {
   checkpointPages: 0,
   samePages: 0,
   deltaPages: 0,
+  cpuSeconds: { total: 1.5, unpack: 0.2 },
   nackedPages: 0,
   loadMs: 22,
   resumeMs: 8,
@@ -102,6 +108,12 @@ const sourceEvents: MigrationEvent[] = [
   { event: "started", memoryBytes: 256 * MIB },
   progress({}),
   progress({ elapsedMs: 1600, remainingBytes: 128 * MIB, expectedEndMs: null }),
+  {
+    event: "codec",
+    codec: "lz4",
+    level: 0,
+    reason: "the link has room, and packing with zstd 1 holds the migration back",
+  },
   { event: "round", round: 2, ms: 400, pages: 3072, rawBytes: 12 * MIB, wireBytes: 10 * MIB, remainingBytes: 41 * MIB },
   progress({ ...later, remainingBytes: 41 * MIB, expectedEndMs: null }),
   progress({ ...later, remainingBytes: 12 * MIB, expectedEndMs: 376 }),
@@ -166,14 +178,19 @@ describe("the live view", () => {
       link 200 Mbit/s, effective 66.3 MB/s of guest memory
       1.6 s, 20,012 pages as 31.0 MiB on the wire, measuring
       ---
+      round 0 (bulk) [############------------]  50 %
+      128 MiB left (32,768 pages) of 256 MiB
+      link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
+      1.6 s, 20,012 pages as 31.0 MiB on the wire, measuring
+      ---
       round 3        [------------------------]   0 %
       41.0 MiB left (10,496 pages) of a working set of 41.0 MiB, the guest dirties 2,068 pages/s
-      link 200 Mbit/s, effective 66.3 MB/s of guest memory
+      link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
       1.3 s, 20,012 pages as 31.0 MiB on the wire, the guest dirties memory as fast as it is sent
       ---
       round 3        [################--------]  70 %
       12.0 MiB left (3,072 pages) of a working set of 41.0 MiB, the guest dirties 2,068 pages/s
-      link 200 Mbit/s, effective 66.3 MB/s of guest memory
+      link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
       1.3 s, 20,012 pages as 31.0 MiB on the wire, ends in less than 1 s
       ---
       the guest is stopped, the rest is on its way
@@ -252,6 +269,7 @@ describe("the log", () => {
       "
       connected to 10.0.0.2:7747, web1, QEMU 10.0.2, pc-q35-10.0, 256 MiB, round trip 0.4 ms
       started, 256 MiB of guest memory
+      compression is now lz4: the link has room, and packing with zstd 1 holds the migration back
       round 2: 3,072 pages in 400 ms, 12.0 MiB as 10.0 MiB on the wire (210 Mbit/s), 41.0 MiB left
       switchover after 6.5 s: the guest is stopped at the source
       loaded at the destination, 22 ms after its last byte
@@ -264,6 +282,9 @@ describe("the log", () => {
         downtime  84 ms: residual 31 ms, transfer 12 ms, load 22 ms, hand-off 11 ms, resume 8.0 ms
         bytes     189 MiB -> 63.0 MiB on the wire (3.0 : 1)
         memory    256 MiB, pages sent: 34,451 zero, 30,000 disk, 512 checkpoint, 99 same, 2,000 delta (3.00 MiB), 18,068 literal, 82 raw; 17 referred to in vain
+        saved     185 MiB: disk 117 MiB, checkpoint 2.00 MiB, delta 4.00 MiB, compression 62.0 MiB, less 68.0 KiB in vain
+        packing   zstd 1: to begin with
+        cost      1.2 s of CPU time, of it encode 400 ms, pack 310 ms
       "
     `);
   });
@@ -280,6 +301,7 @@ describe("the log", () => {
         total     9.0 s, waiting included
         downtime  load 22 ms, resume 8.0 ms; godwit send knows all of it
         bytes     63.0 MiB on the wire -> 189 MiB
+        cost      1.5 s of CPU time, of it unpack 200 ms
       "
     `);
   });

@@ -6,6 +6,8 @@ import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { zstdCompressSync } from "node:zlib";
+import { compressSync } from "lz4-napi";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { pageRecords, streamHead } from "../../bench/support.ts";
 import { NONE } from "../../src/compact/codec.ts";
@@ -224,6 +226,20 @@ test("pages that do not shrink cost no more bytes for being tried, in whatever w
   }
 });
 
+test("what the destination has yet to restore is bounded, however few bytes it takes on the wire", async () => {
+  await using p = await pipeline();
+  const blank = pageRecords(256);
+  for (let page = 0; page < 256; page++) blank.fill(0, page * 4104 + 8, (page + 1) * 4104);
+  const writing = write(p.source, [streamHead(), ...Array(60).fill(blank)]); // 60 MiB, some hundred bytes as tokens
+  const MIB = 2 ** 20;
+  // The destination QEMU takes nothing yet: there are two full bodies on their way, and what is read at once.
+  await expect.poll(() => p.sender.rawBytes, { interval: 1 }).toBeGreaterThan(8 * MIB);
+  for (let turn = 0; turn < 100; turn++) await new Promise((resolve) => setImmediate(resolve));
+  expect(p.sender.rawBytes).toBeLessThan(14 * MIB);
+  const [written, read] = await Promise.race([Promise.all([writing, digestOf(p.destination)]), p.failed]);
+  expect(read).toBe(written);
+});
+
 /** Rounds of a guest that changes a word of each page, copies some, and writes some whole. */
 function* rounds(pages: number, count: number): Generator<Uint8Array> {
   yield streamHead();
@@ -301,6 +317,22 @@ test("a destination that does not read holds back the source: no more is taken t
   expect(process.memoryUsage().rss - before).toBeLessThan(300e6); // both ends and the test, in one process
   p.destination.resume();
   await expect.poll(() => p.sender.ackedRawBytes, { timeout: 10_000 }).toBeGreaterThan(taken / 2);
+});
+
+test.each<[string, Codec, Uint8Array]>([
+  ["garbage for LZ4", "lz4", Buffer.from([0x1f, 1, 9, 0])],
+  ["an LZ4 block that is shorter than it says", "lz4", compressSync(Buffer.alloc(999)).subarray(4)],
+  ["an LZ4 block that is longer than it says", "lz4", compressSync(Buffer.alloc(2000)).subarray(4)],
+  ["garbage for zstd", "zstd", Buffer.from("not a frame")],
+  ["a zstd frame that is longer than it says", "zstd", zstdCompressSync(Buffer.alloc(2000))],
+])("a body that does not unpack to what it says ends it: %s", async (_name, codec, encoded) => {
+  await using p = await pipeline();
+  const sizes = { rawBytes: 1000, bodyBytes: 1000, tokenBytes: 2, encodedBytes: encoded.length };
+  const header = { rawOffset: 0, codec, ...sizes };
+  const memory = p.receiver.onData(header)!;
+  memory.set(encoded);
+  p.receiver.onDataComplete(header, memory);
+  await expect(p.failed).rejects.toMatchObject({ code: "FORM_PACKING", details: { codec, bodyBytes: 1000 } });
 });
 
 test("a peer that acknowledges what was not sent, or sends what does not follow, is refused", async () => {
