@@ -1,4 +1,4 @@
-import { hashBytesFor, shortHashes } from "../compact/short-hashes.ts";
+import { HASH_BYTES, hashBytesFor, shortHashes } from "../compact/short-hashes.ts";
 import { type GodwitError, messageOf } from "../errors.ts";
 import { identityOf, type VmFacts } from "../qemu/facts.ts";
 import type { DiskReader } from "../store/disk-reader.ts";
@@ -11,7 +11,6 @@ import type { AgreedPlace } from "./place-pages.ts";
 /** As for disks: the source waits 20 s for WELCOME. */
 const OPEN_MS = 5_000;
 const CLOSE_MS = 5_000;
-const HASH_BYTES = 8;
 
 /** A checkpoint that can be read: its pages stand one behind the other. */
 export interface HeldCheckpoint extends DiskReader {
@@ -103,7 +102,7 @@ export class AgreedCheckpoints {
 
   async #tellAll(peer: Listener): Promise<void> {
     for (const [checkpoint, { reader, blocks, offer }] of this.checkpoints.entries()) {
-      const arrivals: Promise<void>[] = [];
+      const arrivals: Promise<boolean>[] = [];
       let page = 0;
       for await (const hashes of reader.hashes()) {
         if (this.#stop.signal.aborted || page === blocks) break;
@@ -111,7 +110,7 @@ export class AgreedCheckpoints {
         peer.send({ type: "HASHES", checkpoint, page, hashes: shortHashes(told, offer.hashBytes) });
         page += told.length / HASH_BYTES;
         arrivals.push(peer.ping());
-        while (!peer.backlog.hasRoom) await arrivals.shift();
+        while (!peer.backlog.hasRoom) if (!(await (arrivals.shift() ?? peer.ping()))) return;
       }
     }
   }

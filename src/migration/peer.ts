@@ -34,7 +34,8 @@ export class Peer {
   readonly #handler: PeerHandler;
   readonly #isReceiver: boolean;
   /** PINGs that are not answered: what had been sent before each, and who waits for the answer. */
-  readonly #pings: { readonly sentBytes: number; readonly answered: () => void }[] = [];
+  readonly #pings: { readonly sentBytes: number; readonly answered: (hasCome: boolean) => void }[] = [];
+  #isClosed = false;
   #pulse: NodeJS.Timeout | undefined;
   #heardAtMs = performance.now();
 
@@ -58,7 +59,8 @@ export class Peer {
     });
     this.closed = connection.closed.then((error) => {
       clearInterval(this.#pulse);
-      for (const { answered } of this.#pings) answered();
+      this.#isClosed = true;
+      for (const { answered } of this.#pings) answered(false);
       if (error !== undefined) throw error;
     });
     this.closed.catch(() => {});
@@ -95,9 +97,10 @@ export class Peer {
     }, PING_MS);
   }
 
-  /** Asks the peer for a sign of life. Resolves when it has come, so all that was sent before has too; or never will. */
-  ping(): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
+  /** Asks the peer for a sign of life. Resolves when it has come, so all that was sent before has too; with false if it never will. */
+  async ping(): Promise<boolean> {
+    if (this.#isClosed) return false;
+    const { promise, resolve } = Promise.withResolvers<boolean>();
     this.#pings.push({ sentBytes: this.backlog.sentBytes, answered: resolve });
     this.send({ type: "PING", opaque: BigInt(Math.round(performance.now() * 1000)) });
     return promise;
@@ -152,7 +155,8 @@ export class Peer {
     } catch {
       return this.#connection.destroy(error);
     }
-    const refusal = encodeMessage({ type: "REFUSE", code: error.code, message: error.message });
+    const code = error instanceof GodwitError ? error.code : "WIRE_BAD_MESSAGE";
+    const refusal = encodeMessage({ type: "REFUSE", code, message: error.message });
     this.#connection.write([refusal], () => this.#connection.destroy(error));
     setTimeout(() => this.#connection.destroy(error), GOODBYE_MS).unref();
   }
@@ -171,6 +175,6 @@ export class Peer {
     if (ping === undefined) return;
     // The sender's messages are acknowledged by ACKs.
     if (this.#isReceiver) this.backlog.acked(ping.sentBytes, ping.sentBytes, nowMs);
-    ping.answered();
+    ping.answered(true);
   }
 }

@@ -92,6 +92,7 @@ export class StreamReceiver {
     const { cachePages = 0, send, onRoom, threads = defaultThreads(), onWarning = () => {} } = options;
     this.#restorer = new Restorer({ cachePages, send, onOwed: onRoom, onWarning });
     this.#workbench = new Workbench(Math.max(1, threads) * BODIES_A_THREAD + SPARE_BODIES, threads, onWarning);
+    this.#workbench.start();
   }
 
   /** Bytes that the destination QEMU's socket has taken. */
@@ -148,7 +149,6 @@ export class StreamReceiver {
       socket.once("error", (cause) => reject(broken(cause)));
     });
     this.#qemu = socket;
-    this.#workbench.start();
     socket.on("error", (cause) => this.#fail(broken(cause)));
     socket.on("data", (bytes) => this.#onReturn(bytes));
     socket.on("end", () => {

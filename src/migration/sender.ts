@@ -72,7 +72,7 @@ export interface SenderOptions {
 /**
  * Source QEMU's stream → parse → encode → frames, with back-pressure on the source QEMU.
  *
- * Bounded: the raw window (64 MiB), a few bodies for each thread, and in flight no more than `Backlog` allows.
+ * Bounded: the raw window (64 MiB), a few bodies for each thread, and in flight and at the destination no more than `Backlog` allows.
  */
 export class StreamSender {
   readonly #outlet: Outlet;

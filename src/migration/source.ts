@@ -1,15 +1,10 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
-import { cachePagesOf } from "../compact/cache-size.ts";
 import type { Packing } from "../compact/codec.ts";
-import { DISK, PAGE_FORMAT } from "../compact/limits.ts";
-import { TAG_KEY_BYTES } from "../compact/page-kernels.ts";
-import { SwitchoverLimit } from "../control/switchover-limit.ts";
+import { PAGE_FORMAT } from "../compact/limits.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import type { QmpEvent } from "../qemu/commands.ts";
 import { readFacts, type VmFacts } from "../qemu/facts.ts";
-import { type MigrationProgress, migrationProgress } from "../qemu/migrate.ts";
 import { QmpClient } from "../qemu/qmp.ts";
 import type { Address } from "../wire/address.ts";
 import type { Message } from "../wire/messages.ts";
@@ -18,18 +13,17 @@ import { errorEvent } from "./advice.ts";
 import { keepCheckpoint } from "./checkpoint-keep.ts";
 import type { CheckpointPlace } from "./checkpoint-take.ts";
 import { CpuMeter } from "./costs.ts";
-import { type DiskPaths, listDisksAt } from "./disk-paths.ts";
 import { Downtime } from "./downtime.ts";
 import type { EventListener, KeptCheckpoint, Pages, SourceSummary, Status } from "./events.ts";
 import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
 import { listenOnce } from "./listen-once.ts";
 import { Cancelled, Failure, PeerAborted, PeerRefused, withTimeout } from "./outcome.ts";
 import { Peer } from "./peer.ts";
-import { ProgressMeter, pagesOf } from "./progress.ts";
+import { pagesOf } from "./progress.ts";
 import { StreamSender } from "./sender.ts";
 import { makeSocketFolder } from "./socket-folder.ts";
-import { SourceCheckpoints } from "./source-checkpoints.ts";
-import { SourceDisks } from "./source-disks.ts";
+import { type OfferOptions, SourceOffers } from "./source-offers.ts";
+import { SourceRounds } from "./source-rounds.ts";
 import { SourceVm } from "./source-vm.ts";
 
 /** For the destination to ask its QEMU what it is and answer HELLO. */
@@ -38,8 +32,6 @@ const WELCOME_TIMEOUT_MS = 20_000;
 const CONNECT_TIMEOUT_MS = 20_000;
 /** How long the destination has to say that the VM runs, after COMMIT. */
 const RUNNING_TIMEOUT_MS = 60_000;
-/** How often progress is reported. */
-const PROGRESS_MS = 250;
 const NO_BODIES: SourceSummary["bodies"] = {};
 const NO_PAGES: Pages = {
   zeroPages: 0,
@@ -52,7 +44,7 @@ const NO_PAGES: Pages = {
   rawPages: 0,
 };
 
-export interface SourceOptions {
+export interface SourceOptions extends OfferOptions {
   qmpPath: string;
   to: Address;
   security: Security;
@@ -62,16 +54,6 @@ export interface SourceOptions {
   packing?: "auto" | Packing;
   /** Worker threads; default: the cores to spare. */
   threads?: number;
-  /** Sends pages that stand on a disk of the VM as references to it; default: true. */
-  diskReferences?: boolean;
-  /** Where disks are to be read instead of where QEMU says. */
-  diskPaths?: DiskPaths | undefined;
-  /** What this host keeps; undefined: nothing is kept. */
-  stateDir?: string | undefined;
-  /** Sends pages that stand in a checkpoint which the destination holds as references to it; default: true. */
-  checkpointReferences?: boolean;
-  /** Memory for the page cache for deltas; default: cachePagesOf. */
-  deltaCacheBytes?: number | undefined;
   /** Lets a VM go to a QEMU older than its own. */
   allowOlderQemu?: boolean;
   /** Where a checkpoint is kept of the VM once it has left; absent: none is kept. */
@@ -112,22 +94,15 @@ class SourceMigration {
   #qmp: QmpClient | undefined;
   #vm: SourceVm | undefined;
   #peer: Peer | undefined;
-  /** Of the tags of references: drawn afresh, and unknown to the guest. */
-  readonly #tagKey = randomBytes(TAG_KEY_BYTES);
-  #disks = SourceDisks.none();
-  #checkpoints = SourceCheckpoints.none();
+  readonly #offers: SourceOffers;
   #sender: StreamSender | undefined;
-  #meter: ProgressMeter | undefined;
-  /** Slots of the page cache that there is room for here. */
-  #cachePages = 0;
+  #rounds: SourceRounds | undefined;
   #facts: VmFacts | undefined;
-  #limit: SwitchoverLimit | undefined;
-  /** The guest was stopped: QEMU is about to switch over. */
-  #isStopped = false;
   #hasSentSwitchover = false;
 
   constructor(options: SourceOptions) {
     this.#options = options;
+    this.#offers = new SourceOffers(options, (message) => this.#warn(message));
   }
 
   async run(): Promise<SourceSummary> {
@@ -148,7 +123,7 @@ class SourceMigration {
       this.#peer?.end();
       this.#endMs ??= performance.now();
       this.#cpu.stop();
-      await this.#disks.close(status !== "completed");
+      await this.#offers.close(status !== "completed");
     }
     const migration = this.#summary(status);
     const summary = { ...migration, checkpoint: status === "completed" ? await this.#afterwards() : null };
@@ -178,17 +153,10 @@ class SourceMigration {
     this.#qmp = await this.#failure.or(QmpClient.connect(qmpPath));
     this.#vm = await this.#failure.or(SourceVm.open(this.#qmp));
     const facts = await this.#failure.or(readFacts(this.#qmp));
-    this.#cachePages = cachePagesOf(this.#options.deltaCacheBytes, facts.memoryBytes);
     this.#facts = facts;
     this.#qmp.onEvent((event) => this.#onQmpEvent(event));
     void this.#qmp.closed.then((error) => this.#onSourceGone(error));
-    if (this.#options.checkpointReferences ?? true) this.#checkpoints = SourceCheckpoints.of(facts.memoryBytes);
-    if (this.#options.diskReferences ?? true) {
-      const disks = await this.#failure.or(listDisksAt(this.#qmp, this.#options.diskPaths ?? new Map()));
-      const { stateDir } = this.#options;
-      this.#disks = SourceDisks.of(this.#qmp, facts, disks, { stateDir, warn: (message) => this.#warn(message) });
-      await this.#failure.or(this.#disks.opened());
-    }
+    await this.#failure.or(this.#offers.open(this.#qmp, facts));
     const connection = await this.#failure.or(connect({ ...to, security, signal: this.#failure.signal }));
     this.#peer = new Peer(connection, "sender", { onMessage: (message) => this.#onMessage(message) });
     this.#peer.closed.then(
@@ -208,10 +176,7 @@ class SourceMigration {
       pageFormat: PAGE_FORMAT,
       features: [],
       vm,
-      disks: this.#disks.ids,
-      checkpointPages: this.#checkpoints.maxPages,
-      cachePages: this.#cachePages,
-      tagKey: this.#tagKey.toString("hex"),
+      ...this.#offers.hello,
     });
     const welcome = await this.#failure.or(
       withTimeout(this.#welcome.promise, WELCOME_TIMEOUT_MS, "the destination did not answer HELLO"),
@@ -228,10 +193,7 @@ class SourceMigration {
       roundTripMs,
       checkpoint: newestOf(welcome.checkpoints),
     });
-    const indexing = this.#disks.index(welcome.disks);
-    indexing.catch((error) => this.#failure.report(error));
-    // A checkpoint has most of what stands on the disks: these are then looked through beside the migration.
-    await this.#failure.or(welcome.checkpoints.length > 0 ? this.#checkpoints.received() : indexing);
+    await this.#failure.or(this.#offers.prepare(welcome, (error) => this.#failure.report(error)));
   }
 
   /** From `migrate` until all is at the destination, loaded, and the source QEMU is stopped for good. */
@@ -241,33 +203,25 @@ class SourceMigration {
     const { memoryBytes } = this.#facts!;
     await using folder = await makeSocketFolder(qmpPath);
     await using server = await listenOnce(join(folder.path, "source.sock"));
-    const { windowBytes, cachePages } = await this.#welcome.promise;
+    const { windowBytes } = await this.#welcome.promise;
     const sender = new StreamSender(peer, {
       windowBytes,
-      cachePages: Math.min(cachePages, this.#cachePages),
       maxBytesPerSecond,
       ...(packing && { packing }),
       ...(threads !== undefined && { threads }),
       onPacking: ({ codec, level }, reason) => onEvent({ event: "codec", codec, level, reason }),
-      referable: {
-        // A checkpoint first: its pages stand in the order of memory, and do not change.
-        places: [...this.#checkpoints.places, ...this.#disks.places],
-        tagKey: this.#tagKey,
-        nameOf: ({ kind, source }) =>
-          kind === DISK ? `disk ${this.#disks.idOf(source)}` : this.#checkpoints.nameOf(source),
-      },
+      referable: this.#offers.referable,
+      cachePages: this.#offers.cachePages,
       onWarning: (message) => this.#warn(message),
       onError: (error) => this.#failure.report(error),
     });
     this.#sender = sender;
-    this.#meter = new ProgressMeter({ sender, peer }, memoryBytes, onEvent);
+    const rounds = new SourceRounds({ qmp, vm, peer, sender, offers: this.#offers, memoryBytes, onEvent });
+    this.#rounds = rounds;
     peer.startPulse();
     this.#phase = "streaming";
     onEvent({ event: "started", memoryBytes });
-    const started = vm.start(server.path, (limitMs) => {
-      this.#limit = new SwitchoverLimit(limitMs);
-      return this.#limit.limitMs;
-    });
+    const started = vm.start(server.path, (limitMs) => rounds.firstLimitMs(limitMs));
     const completed = this.#failure.or(started).then(() => vm.completed(this.#failure.signal));
     if (!vm.guestRuns) this.#sendSwitchover();
     const accepted = await this.#failure.or(
@@ -277,28 +231,9 @@ class SourceMigration {
       ]),
     );
     sender.start(accepted);
-    await this.#failure.or(this.#whileReporting(completed, qmp));
+    await this.#failure.or(rounds.until(completed));
     this.#sendSwitchover();
     await this.#failure.or(this.#loaded.promise);
-  }
-
-  /** Reports progress until the source QEMU has ended the migration. */
-  async #whileReporting(completed: Promise<void>, qmp: QmpClient): Promise<void> {
-    const ended = new AbortController();
-    const report = async () => {
-      while (!ended.signal.aborted) {
-        await delay(PROGRESS_MS, undefined, { signal: ended.signal });
-        const progress = await migrationProgress(qmp);
-        if (!ended.signal.aborted && !this.#isStopped) await this.#onProgress(progress);
-      }
-    };
-    // A QMP that is gone is noticed elsewhere, and a progress that was not reported harms nobody.
-    void report().catch(() => {});
-    try {
-      await completed;
-    } finally {
-      ended.abort();
-    }
   }
 
   /** COMMIT, and what the destination makes of it. */
@@ -319,7 +254,7 @@ class SourceMigration {
     await this.#vm!.restoreSettings();
     this.#endMs = performance.now();
     this.#cpu.stop();
-    await this.#disks.close(false);
+    await this.#offers.close(false);
   }
 
   #warnOfRemains(error: unknown): void {
@@ -370,12 +305,12 @@ class SourceMigration {
 
   #onQmpEvent(event: QmpEvent): void {
     if (this.#phase !== "streaming") return;
-    if (event.name === "MIGRATION_PASS") this.#onSync();
+    if (event.name === "MIGRATION_PASS") this.#rounds!.onSync();
     const stop = this.#vm!.onEvent(event);
     if (stop === undefined) return;
-    this.#isStopped = true;
+    this.#rounds!.onStop();
     this.#downtime.stopped(event);
-    this.#disks.stopIndexing();
+    this.#offers.stopIndexing();
     this.#sender?.hurry();
     stop.then(
       (byMigration) => (byMigration ? this.#sendSwitchover() : this.#onUserStop()),
@@ -385,41 +320,8 @@ class SourceMigration {
 
   /** It was a user who has stopped the guest: the migration goes on as before. */
   #onUserStop(): void {
-    this.#isStopped = false;
+    this.#rounds!.onUserStop();
     this.#sender?.calmDown();
-  }
-
-  /** QEMU has looked for dirty pages: a round ends, and what is left says whether another one would bring the end nearer. */
-  #onSync(): void {
-    this.#meter?.onSync();
-    migrationProgress(this.#qmp!).then(
-      (progress) => {
-        if (this.#phase !== "streaming" || this.#isStopped) return;
-        this.#onProgress(progress).catch(() => {}); // as in #whileReporting
-        if (progress.dirtySyncCount > 1) this.#decide(progress.ramRemainingBytes);
-      },
-      () => {},
-    );
-  }
-
-  async #onProgress(progress: MigrationProgress): Promise<void> {
-    this.#meter?.report(progress);
-    const { goodputBytesPerSecond } = this.#peer!.backlog;
-    this.#disks.tell({
-      foundPages: this.#sender?.counts.diskPages ?? 0,
-      unsentShare: progress.ramTotalBytes > 0 ? progress.ramRemainingBytes / progress.ramTotalBytes : 1,
-      linkBytesPerSecond: goodputBytesPerSecond,
-    });
-    if (goodputBytesPerSecond > 0) await this.#vm!.tellLinkSpeed(goodputBytesPerSecond);
-  }
-
-  #decide(remainingBytes: number): void {
-    const decision = this.#limit?.onRound(remainingBytes);
-    if (decision === undefined) return;
-    this.#options.onEvent({ event: "limit", downtimeLimitMs: decision.limitMs, reason: decision.reason });
-    this.#vm!.setDowntimeLimit(decision.limitMs).catch((error) =>
-      this.#warn(`the limit was not set: ${messageOf(error)}`),
-    );
   }
 
   /** Once COMMIT has left, the source QEMU has nothing to do with the VM any more. */
@@ -440,7 +342,7 @@ class SourceMigration {
   #onMessage(message: Message): void {
     switch (message.type) {
       case "WELCOME":
-        this.#checkpoints.welcome(message.checkpoints);
+        this.#offers.onWelcome(message);
         return this.#welcome.resolve(message);
       case "REFUSE":
         return this.#failure.report(new PeerRefused(message.code, message.message));
@@ -449,7 +351,7 @@ class SourceMigration {
       case "ACK":
         return this.#sender?.acknowledge(message);
       case "HASHES":
-        return this.#checkpoints.onHashes(message);
+        return this.#offers.onHashes(message);
       case "NACK":
         return this.#sender?.repair(message);
       case "RETURN":
@@ -489,12 +391,12 @@ class SourceMigration {
       downtimeParts: parts,
       wireBytes: this.#peer?.wireBytes ?? 0,
       rawBytes: this.#sender?.rawBytes ?? 0,
-      rounds: this.#meter?.rounds ?? 0,
+      rounds: this.#rounds?.begun ?? 0,
       memoryBytes: this.#facts?.memoryBytes ?? 0,
       pages: pagesOf(this.#sender?.counts ?? NO_PAGES),
       deltaBytes: this.#sender?.counts.deltaBytes ?? 0,
       nackedPages: this.#sender?.nackedPages ?? 0,
-      diskIndex: this.#disks.summary,
+      diskIndex: this.#offers.diskIndex,
       bodies: this.#sender?.bodies ?? NO_BODIES,
       packing: this.#sender?.packing ?? null,
       savedBytes: this.#sender?.savedBytes ?? null,

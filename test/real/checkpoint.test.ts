@@ -133,7 +133,8 @@ test.each([
   await using migration = await startMigration(pair, { sendArgs: args });
   expect(await migration.send.exited).toMatchObject({ code: 0 });
   expect(migration.send.events.at(-1)).toMatchObject({ status: "completed", checkpoint: null });
-  expect(warningsOf(migration.send)).toEqual([expect.stringMatching(warning)]);
+  const warnings = warningsOf(migration.send).filter((message) => message.includes("checkpoint"));
+  expect(warnings).toEqual([expect.stringMatching(warning)]);
   await cleanWalks(pair.destination, 1);
 });
 

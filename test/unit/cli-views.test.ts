@@ -178,14 +178,19 @@ describe("the live view", () => {
       link 200 Mbit/s, effective 66.3 MB/s of guest memory
       1.6 s, 20,012 pages as 31.0 MiB on the wire, measuring
       ---
+      round 0 (bulk) [############------------]  50 %
+      128 MiB left (32,768 pages) of 256 MiB
+      link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
+      1.6 s, 20,012 pages as 31.0 MiB on the wire, measuring
+      ---
       round 3        [------------------------]   0 %
       41.0 MiB left (10,496 pages) of a working set of 41.0 MiB, the guest dirties 2,068 pages/s
-      link 200 Mbit/s, effective 66.3 MB/s of guest memory
+      link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
       1.3 s, 20,012 pages as 31.0 MiB on the wire, the guest dirties memory as fast as it is sent
       ---
       round 3        [################--------]  70 %
       12.0 MiB left (3,072 pages) of a working set of 41.0 MiB, the guest dirties 2,068 pages/s
-      link 200 Mbit/s, effective 66.3 MB/s of guest memory
+      link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
       1.3 s, 20,012 pages as 31.0 MiB on the wire, ends in less than 1 s
       ---
       the guest is stopped, the rest is on its way

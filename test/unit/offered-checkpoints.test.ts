@@ -64,7 +64,7 @@ const offerOf = (open: () => Promise<HeldCheckpoints>, source = facts(), own = f
 /** A link with room for some messages at a time; PINGs are answered when the test says so. */
 class Link {
   readonly messages: Message[] = [];
-  readonly pings: (() => void)[] = [];
+  readonly pings: ((hasCome: boolean) => void)[] = [];
   roomFor = Number.POSITIVE_INFINITY;
   readonly backlog: { hasRoom: boolean };
 
@@ -81,12 +81,12 @@ class Link {
     this.messages.push(message);
   }
 
-  ping(): Promise<void> {
+  ping(): Promise<boolean> {
     return new Promise((resolve) => this.pings.push(resolve));
   }
 
-  answer(): void {
-    this.pings.shift()?.();
+  answer(hasCome = true): void {
+    this.pings.shift()?.(hasCome);
   }
 }
 
@@ -187,6 +187,17 @@ describe("what is told", () => {
     link.answer();
     await agreed.close();
     expect(link.messages.length).toBe(2);
+  });
+
+  test("nothing more to a peer that is gone", async () => {
+    const agreed = await offerOf(fakeStore().open);
+    const link = new Link();
+    link.roomFor = 0;
+    agreed.tell(link);
+    await expect.poll(() => link.messages.length).toBe(1);
+    link.answer(false);
+    await agreed.close();
+    expect(link.messages.length).toBe(1);
   });
 
   test("as far as it can be read: said once", async () => {

@@ -6,6 +6,8 @@ import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { zstdCompressSync } from "node:zlib";
+import { compressSync } from "lz4-napi";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { pageRecords, streamHead } from "../../bench/support.ts";
 import { NONE } from "../../src/compact/codec.ts";
@@ -315,6 +317,22 @@ test("a destination that does not read holds back the source: no more is taken t
   expect(process.memoryUsage().rss - before).toBeLessThan(300e6); // both ends and the test, in one process
   p.destination.resume();
   await expect.poll(() => p.sender.ackedRawBytes, { timeout: 10_000 }).toBeGreaterThan(taken / 2);
+});
+
+test.each<[string, Codec, Uint8Array]>([
+  ["garbage for LZ4", "lz4", Buffer.from([0x1f, 1, 9, 0])],
+  ["an LZ4 block that is shorter than it says", "lz4", compressSync(Buffer.alloc(999)).subarray(4)],
+  ["an LZ4 block that is longer than it says", "lz4", compressSync(Buffer.alloc(2000)).subarray(4)],
+  ["garbage for zstd", "zstd", Buffer.from("not a frame")],
+  ["a zstd frame that is longer than it says", "zstd", zstdCompressSync(Buffer.alloc(2000))],
+])("a body that does not unpack to what it says ends it: %s", async (_name, codec, encoded) => {
+  await using p = await pipeline();
+  const sizes = { rawBytes: 1000, bodyBytes: 1000, tokenBytes: 2, encodedBytes: encoded.length };
+  const header = { rawOffset: 0, codec, ...sizes };
+  const memory = p.receiver.onData(header)!;
+  memory.set(encoded);
+  p.receiver.onDataComplete(header, memory);
+  await expect(p.failed).rejects.toMatchObject({ code: "FORM_PACKING", details: { codec, bodyBytes: 1000 } });
 });
 
 test("a peer that acknowledges what was not sent, or sends what does not follow, is refused", async () => {

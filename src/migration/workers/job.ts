@@ -22,6 +22,9 @@ export interface BodyResult {
   readonly ms: number;
 }
 
+/** What a thread says once it can work. */
+export const READY = "ready";
+
 /** zlib hands out what it has made in pieces of this size: larger than the whole, it is one. */
 const SPARE_BYTES = 1024;
 

@@ -1,6 +1,6 @@
 import { Worker } from "node:worker_threads";
 import type { PageKernels } from "../../compact/page-kernels.ts";
-import { type BodyJob, type BodyResult, runJob } from "./job.ts";
+import { type BodyJob, type BodyResult, READY, runJob } from "./job.ts";
 import type { WorkerAnswer } from "./worker.ts";
 
 const PROGRAM = new URL("./worker.ts", import.meta.url);
@@ -13,7 +13,7 @@ interface Pending {
 interface Thread {
   readonly worker: Worker;
   /** Whether it has come up: until then nothing is given to it. */
-  isOnline: boolean;
+  isReady: boolean;
   /** What it has been given and not answered, in order. */
   readonly pending: Pending[];
   cpuMs: number;
@@ -54,12 +54,13 @@ export class WorkerPool {
 
   #startThread(program: URL): void {
     const worker = new Worker(program, { workerData: { memory: this.#memory } });
-    const thread: Thread = { worker, isOnline: false, pending: [], cpuMs: 0 };
+    const thread: Thread = { worker, isReady: false, pending: [], cpuMs: 0 };
     worker.unref();
-    worker.on("online", () => {
-      thread.isOnline = true;
-    });
-    worker.on("message", (answer: WorkerAnswer) => {
+    worker.on("message", (answer: WorkerAnswer | typeof READY) => {
+      if (answer === READY) {
+        thread.isReady = true;
+        return;
+      }
       thread.cpuMs = answer.threadCpuMs;
       this.#finish(thread.pending.shift()!, answer);
     });
@@ -70,7 +71,7 @@ export class WorkerPool {
 
   /** Threads that jobs are given to. */
   get threads(): number {
-    return this.#threads.filter(({ isOnline }) => isOnline).length;
+    return this.#threads.filter(({ isReady }) => isReady).length;
   }
 
   /** Runs a job; `done` is told of its result, at once where it runs in this thread. */
@@ -98,8 +99,7 @@ export class WorkerPool {
   #leastBusy(): Thread | undefined {
     let least: Thread | undefined;
     for (const thread of this.#threads) {
-      if (thread.isOnline && thread.pending.length < (least?.pending.length ?? Number.POSITIVE_INFINITY))
-        least = thread;
+      if (thread.isReady && thread.pending.length < (least?.pending.length ?? Number.POSITIVE_INFINITY)) least = thread;
     }
     return least;
   }

@@ -1,7 +1,7 @@
-/** A thread that packs and unpacks bodies: started by pool.ts with the memory, then one message a job, one a result. */
+/** A thread that packs and unpacks bodies: started by pool.ts with the memory; it says READY, then takes a message a job and answers each. */
 import { parentPort, workerData } from "node:worker_threads";
 import { createPageKernels } from "../kernel-module.ts";
-import { type BodyJob, type BodyResult, runJob } from "./job.ts";
+import { type BodyJob, type BodyResult, READY, runJob } from "./job.ts";
 
 /** What a thread says after each job. */
 export interface WorkerAnswer extends BodyResult {
@@ -19,3 +19,4 @@ parentPort!.on("message", (job: BodyJob) => {
   const answer: WorkerAnswer = { ...result, threadCpuMs: (user + system) / 1000 };
   parentPort!.postMessage(answer);
 });
+parentPort!.postMessage(READY);
