@@ -109,6 +109,7 @@ export class IndexedDisk {
   readonly #plan: ReadingPlan;
   #writer: IndexWriter | undefined;
   #isNotWritable = false;
+  #isDoubted = false;
   #saving: Promise<boolean> | undefined;
 
   constructor(record: DiskRecord, reader: DiskReader, known: Known, files: readonly FileIdentity[] | null) {
@@ -179,6 +180,11 @@ export class IndexedDisk {
     return readDisk(reader, known, this.#plan, { hasher, onPart, goesOn, signal, counts });
   }
 
+  /** What is known from before may be wrong, though nothing says so: it is to be read again the next time. */
+  doubt(): void {
+    this.#isDoubted = true;
+  }
+
   /** Writes the index if there is something new to it, the first time. Returns whether it was written. Never rejects. */
   save(isVmHere: boolean): Promise<boolean> {
     this.#saving ??= this.#save(isVmHere);
@@ -191,11 +197,14 @@ export class IndexedDisk {
     // What is known from before is worth more with a bitmap than without.
     const isToBeWatched = isVmHere && watch?.previous === undefined && stored !== undefined && changes !== null;
     let isSaved = false;
-    if (this.#writer !== undefined || (isToBeWatched && watch !== undefined)) {
+    const isDoubted = this.#isDoubted && stored !== undefined;
+    if (this.#writer !== undefined || isDoubted || (isToBeWatched && watch !== undefined)) {
       const bitmap = isVmHere ? (watch?.bitmap ?? null) : null;
       const files = this.#files?.map((file) => ({ ...file })) ?? null;
       const about = { ...subject, files, bitmap, savedMs: Date.now() };
-      isSaved = await this.#keep((writer) => writer.finish(about, stored, (part) => this.#plan.isStale(part)));
+      isSaved = await this.#keep((writer) =>
+        writer.finish(about, stored, (part) => isDoubted || this.#plan.isStale(part)),
+      );
     }
     await this.#writer?.[Symbol.asyncDispose]().catch(() => {});
     await stored?.[Symbol.asyncDispose]().catch(() => {});
