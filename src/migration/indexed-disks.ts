@@ -17,12 +17,11 @@ import {
   PART_BLOCKS,
   PART_HASH_BYTES,
 } from "../store/index-format.ts";
+import { knownBy } from "../store/index-known.ts";
 import type { IndexStore, IndexSubject } from "../store/index-store.ts";
 import { type OpenDisks, openSourceDisks } from "./disk-readers.ts";
 import { withTimeout } from "./outcome.ts";
 
-/** A disk that was written to in more places than this is read anew. */
-const MAX_CHANGES = 1_000_000;
 const CLOSE_MS = 5000;
 
 export interface IndexedDisksOptions {
@@ -109,6 +108,7 @@ export class IndexedDisk {
   readonly #plan: ReadingPlan;
   #writer: IndexWriter | undefined;
   #isNotWritable = false;
+  #isDoubted = false;
   #saving: Promise<boolean> | undefined;
 
   constructor(record: DiskRecord, reader: DiskReader, known: Known, files: readonly FileIdentity[] | null) {
@@ -179,6 +179,11 @@ export class IndexedDisk {
     return readDisk(reader, known, this.#plan, { hasher, onPart, goesOn, signal, counts });
   }
 
+  /** What is known from before may be wrong, though nothing says so: it is to be read again the next time. */
+  doubt(): void {
+    this.#isDoubted = true;
+  }
+
   /** Writes the index if there is something new to it, the first time. Returns whether it was written. Never rejects. */
   save(isVmHere: boolean): Promise<boolean> {
     this.#saving ??= this.#save(isVmHere);
@@ -191,11 +196,14 @@ export class IndexedDisk {
     // What is known from before is worth more with a bitmap than without.
     const isToBeWatched = isVmHere && watch?.previous === undefined && stored !== undefined && changes !== null;
     let isSaved = false;
-    if (this.#writer !== undefined || (isToBeWatched && watch !== undefined)) {
+    const isDoubted = this.#isDoubted && stored !== undefined;
+    if (this.#writer !== undefined || isDoubted || (isToBeWatched && watch !== undefined)) {
       const bitmap = isVmHere ? (watch?.bitmap ?? null) : null;
       const files = this.#files?.map((file) => ({ ...file })) ?? null;
       const about = { ...subject, files, bitmap, savedMs: Date.now() };
-      isSaved = await this.#keep((writer) => writer.finish(about, stored, (part) => this.#plan.isStale(part)));
+      isSaved = await this.#keep((writer) =>
+        writer.finish(about, stored, (part) => isDoubted || this.#plan.isStale(part)),
+      );
     }
     await this.#writer?.[Symbol.asyncDispose]().catch(() => {});
     await stored?.[Symbol.asyncDispose]().catch(() => {});
@@ -265,7 +273,7 @@ class DiskRecord {
   async with(reader: DiskReader, changes: (() => AsyncIterable<Extent>) | undefined): Promise<IndexedDisk> {
     const files = await reader.identity().catch(() => null);
     const { stored } = this;
-    const known = stored ? await knownBy(stored, files, this.disk, changes) : undefined;
+    const known = stored ? await knownBy(stored, files, this.disk.image, changes) : undefined;
     if (stored !== undefined && known === undefined) await stored[Symbol.asyncDispose]();
     return new IndexedDisk(this, reader, known ?? { stored: undefined, changes: null }, files);
   }
@@ -275,41 +283,6 @@ class DiskRecord {
     await this.watch?.undo();
     await this.stored?.[Symbol.asyncDispose]();
   }
-}
-
-/** What an index tells of a disk as it is now; undefined if it is of another content. */
-async function knownBy(
-  stored: StoredIndex,
-  files: readonly FileIdentity[] | null,
-  { image }: Disk,
-  changes: (() => AsyncIterable<Extent>) | undefined,
-): Promise<Known | undefined> {
-  const noted = changes && (await collect(changes()).catch(() => null));
-  if (noted) return { stored, changes: noted };
-  const { about } = stored.header;
-  if (files === null || about.files === null) {
-    return files === about.files && image === about.image ? { stored, changes: null } : undefined;
-  }
-  if (files.length === about.files.length && files.every((file, i) => isSameContent(file, about.files![i]!))) {
-    return { stored, changes: [] };
-  }
-  const hasOneInCommon = files.some((file) => about.files!.some((other) => isSameFile(file, other)));
-  return hasOneInCommon ? { stored, changes: null } : undefined;
-}
-
-function isSameFile(a: FileIdentity, b: FileIdentity): boolean {
-  return a.dev === b.dev && a.inode === b.inode;
-}
-
-function isSameContent(a: FileIdentity, b: FileIdentity): boolean {
-  return isSameFile(a, b) && a.sizeBytes === b.sizeBytes && a.mtimeNs === b.mtimeNs;
-}
-
-/** Null if there are too many. */
-async function collect(extents: AsyncIterable<Extent>): Promise<Extent[] | null> {
-  const all: Extent[] = [];
-  for await (const extent of extents) if (all.push(extent) > MAX_CHANGES) return null;
-  return all;
 }
 
 /** Where the VM's bitmaps are to move with it, ours would too, or stand in the way if they are read: there none are made. */

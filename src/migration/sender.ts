@@ -241,7 +241,9 @@ export class StreamSender {
   }
 
   #onSwitchedOff(source: Pick<PlaceFound, "kind" | "source">): void {
-    const name = this.#options.referable!.nameOf(source);
+    const referable = this.#options.referable!;
+    const name = referable.nameOf(source);
+    referable.onSwitchedOff?.(source);
     this.#options.onWarning?.(`references to ${name} are switched off: most of it is not the same at the destination`);
   }
 

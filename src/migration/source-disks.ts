@@ -181,6 +181,11 @@ export class SourceDisks {
     this.#stop.abort();
   }
 
+  /** Mostly, a disk was other at the destination than the index says: the next time all of it is read again. */
+  doubt(disk: number): void {
+    this.#agreed[disk]?.doubt();
+  }
+
   /** Id of a disk by its place in WELCOME's list. */
   idOf(disk: number): string {
     return this.#agreed[disk]?.id ?? "";

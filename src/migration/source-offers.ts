@@ -101,6 +101,9 @@ export class SourceOffers {
       tagKey: this.#tagKey,
       nameOf: ({ kind, source }) =>
         kind === DISK ? `disk ${this.#disks.idOf(source)}` : this.#checkpoints.nameOf(source),
+      onSwitchedOff: ({ kind, source }) => {
+        if (kind === DISK) this.#disks.doubt(source);
+      },
     };
   }
 
