@@ -84,11 +84,11 @@ async function aboutOf(pair: Pair): Promise<IndexAbout> {
 }
 
 test.each([
-  ["10.0", "raw", cached],
-  ["10.0", "qcow2", plain],
-  ["7.2", "raw", plain],
-] as const)("QEMU %s, %s: built ahead, then only what the guest wrote is read", async (qemu, diskFormat, guest) => {
-  await using pair = await startPair({ ...guest, qemu, diskFormat });
+  ["10.0", "raw"],
+  ["10.0", "qcow2"],
+  ["7.2", "raw"],
+] as const)("QEMU %s, %s: built ahead, then only what the guest wrote is read", async (qemu, diskFormat) => {
+  await using pair = await startPair({ ...plain, qemu, diskFormat });
   const built = await index(pair);
   const [first] = built.disks;
   expect(first).toMatchObject({ disk: "virtio-disk0", knownBlocks: 0, isWhole: true, why: null });
@@ -109,7 +109,7 @@ test.each([
   expect(sent.diskIndex.knownBlocks).toBeGreaterThan(50_000);
   expect(sent.diskIndex.readBytes).toBeGreaterThanOrEqual(8 * MIB);
   expect(sent.diskIndex.readBytes).toBeLessThan(16 * MIB);
-  expect(sent.pages.diskPages).toBeGreaterThan(guest === cached ? 50_000 : 1000);
+  expect(sent.pages.diskPages).toBeGreaterThan(1000);
   expect(await bitmapsOf(pair.source)).toEqual([]);
   expect(await aboutOf(pair)).toMatchObject({ disk: "virtio-disk0", image: pair.source.disk, bitmap: null });
 });
