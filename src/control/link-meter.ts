@@ -1,0 +1,100 @@
+import { type ByForm, FORMS, type Form, PAGE_BYTES, type RoundSample, type TickSample } from "./samples.ts";
+
+/** A link stands still when less than this share of its goodput arrives … */
+const STILL_SHARE = 0.05;
+/** … for so long: longer than QEMU needs to look through the bitmap of a large VM. */
+const STILL_MS = 400;
+/** Ticks further apart than this are a gap: QMP did not answer, or the clock was set. */
+const GAP_MS = 2000;
+/** How much a round counts beside the earlier ones in the cost of a page. */
+const COST_WEIGHT = 0.5;
+
+/** The link as the samples show it: how fast pages go over it, and whether it stands still. */
+export class LinkMeter {
+  #goodputBytesPerSecond = 0;
+  #restoreBytesPerSecond = Number.POSITIVE_INFINITY;
+  #wireBytesPerPage = PAGE_BYTES;
+  #hasDirtyCost = false;
+  #before: TickSample | undefined;
+  /** The last tick at which something had arrived. */
+  #movedMs = 0;
+  #stillMs = 0;
+  #isStill = false;
+
+  /** Payload that arrives; 0 until it was measured. */
+  get goodputBytesPerSecond(): number {
+    return this.#goodputBytesPerSecond;
+  }
+
+  /** What a page of the working set costs on the wire: of the rounds after the bulk round, as far as there are any. */
+  get wireBytesPerPage(): number {
+    return this.#wireBytesPerPage;
+  }
+
+  /** Pages of the working set that can be sent; 0 until the link was measured. */
+  get pagesPerMs(): number {
+    const byLink = this.#goodputBytesPerSecond / this.#wireBytesPerPage;
+    return Math.min(byLink, this.#restoreBytesPerSecond / PAGE_BYTES) / 1000;
+  }
+
+  /** Nothing arrives, though there is something to send. Says nothing of the workload. */
+  get isStill(): boolean {
+    return this.#isStill;
+  }
+
+  /** For how long nothing arrived or nothing was known, in all. */
+  get stillMs(): number {
+    return this.#stillMs;
+  }
+
+  /** @returns false for a tick that must not be decided on: after a gap, or of a clock that went back */
+  onTick(tick: TickSample): boolean {
+    const before = this.#before;
+    if (before !== undefined && tick.atMs < before.atMs) return false;
+    this.#before = tick;
+    if (tick.goodputBytesPerSecond > 0) this.#goodputBytesPerSecond = tick.goodputBytesPerSecond;
+    if (before === undefined) {
+      this.#movedMs = tick.atMs;
+      return true;
+    }
+    const ms = tick.atMs - before.atMs;
+    if (ms > GAP_MS && tick.wireBytes - before.wireBytes < this.#stillBytes(ms)) {
+      this.#stillMs += ms;
+      this.#movedMs = tick.atMs;
+      return false;
+    }
+    const progressBytes = tick.wireBytes - before.wireBytes + Math.max(0, before.remainingBytes - tick.remainingBytes);
+    if (progressBytes >= this.#stillBytes(ms) || tick.remainingBytes === 0) {
+      this.#movedMs = tick.atMs;
+      this.#isStill = false;
+    } else if (tick.atMs - this.#movedMs > STILL_MS) {
+      this.#stillMs += this.#isStill ? ms : tick.atMs - this.#movedMs;
+      this.#isStill = true;
+    }
+    return true;
+  }
+
+  onRound(round: RoundSample): void {
+    if (round.goodputBytesPerSecond > 0) this.#goodputBytesPerSecond = round.goodputBytesPerSecond;
+    if (round.restoreBytesPerSecond !== null) this.#restoreBytesPerSecond = round.restoreBytesPerSecond;
+    // Of the bulk round only what was sent whole says something: what the guest writes is found on no disk.
+    const forms: readonly Form[] = round.round === 0 ? ["literal", "raw"] : FORMS.filter((form) => form !== "zero");
+    const pages = sumOf(round.pagesByForm, forms);
+    if (pages < 1) return;
+    const cost = Math.max(1, sumOf(round.wireBytesByForm, forms) / pages);
+    if (round.round === 0) this.#wireBytesPerPage = cost;
+    else {
+      const weight = this.#hasDirtyCost ? COST_WEIGHT : 1;
+      this.#wireBytesPerPage += (cost - this.#wireBytesPerPage) * weight;
+      this.#hasDirtyCost = true;
+    }
+  }
+
+  #stillBytes(ms: number): number {
+    return (this.#goodputBytesPerSecond * STILL_SHARE * ms) / 1000;
+  }
+}
+
+function sumOf(counts: ByForm, forms: readonly Form[]): number {
+  return forms.reduce((sum, form) => sum + (counts[form] ?? 0), 0);
+}
