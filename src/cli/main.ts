@@ -7,6 +7,7 @@ import { inspectCommand } from "./inspect.ts";
 import { keyCommand } from "./key.ts";
 import { errorLine } from "./lines.ts";
 import { receiveCommand } from "./receive.ts";
+import { replayCommand } from "./replay.ts";
 import { sendCommand } from "./send.ts";
 
 const HELP = `
@@ -25,7 +26,8 @@ const program = new Command("godwit")
   .addCommand(sendCommand())
   .addCommand(receiveCommand())
   .addCommand(keyCommand())
-  .addCommand(inspectCommand());
+  .addCommand(inspectCommand())
+  .addCommand(replayCommand());
 
 /** Usage errors are one line, like all others. */
 for (const command of [program, ...program.commands]) {
@@ -45,7 +47,7 @@ try {
     process.exitCode = error.exitCode === 0 ? 0 : EXIT.refused;
   } else if (error instanceof GodwitError) {
     // The commands that change nothing anyway need not say so.
-    const vm = error.code.startsWith("CLI_INSPECT") ? "" : "nothing was changed";
+    const vm = /^(CLI_INSPECT|CLI_REPLAY|CONTROL)_/.test(error.code) ? "" : "nothing was changed";
     process.stderr.write(`${errorLine(error.message, vm, specificAdviceFor(error, "source") ?? "")}\n`);
     process.exitCode = EXIT.refused;
   } else throw error;
