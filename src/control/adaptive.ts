@@ -189,7 +189,8 @@ export class AdaptivePolicy implements Policy {
     const { hasSwitchoverBandwidth } = this.#facts;
     const qemuBytesPerSecond = this.#tick?.qemuBytesPerSecond || this.#link.goodputBytesPerSecond;
     const bandwidth = hasSwitchoverBandwidth ? bytesOf(this.#link.pagesPerMs * 1000) : qemuBytesPerSecond;
-    const predictedMs = this.#predict(thresholdBytes / PAGE_BYTES);
+    const lastPages = this.#settling?.lastPages ?? Number.POSITIVE_INFINITY;
+    const predictedMs = this.#predict(Math.min(thresholdBytes / PAGE_BYTES, lastPages));
     return { ...explain(predictedMs), limit: limitOf(thresholdBytes, bandwidth, hasSwitchoverBandwidth), predictedMs };
   }
 
@@ -198,7 +199,7 @@ export class AdaptivePolicy implements Policy {
     const { maxDowntimeMs } = this.#promises;
     if (maxDowntimeMs === undefined || this.#isDowntimeBroken) return Number.POSITIVE_INFINITY;
     const fixed = this.#downtime.fixedMs(this.#link.goodputBytesPerSecond);
-    return Math.max(1, (maxDowntimeMs - fixed.expected) * this.#link.pagesPerMs);
+    return Math.max(1, (maxDowntimeMs - fixed.expected) * this.#link.meanPagesPerMs);
   }
 
   get #speed(): number {
@@ -207,8 +208,8 @@ export class AdaptivePolicy implements Policy {
 
   /** The downtime if QEMU stops the guest with at most `pages` left: it looks now and then, so it finds somewhat less. */
   #predict(pages: number): Estimate {
-    const { wireBytesPerPage, goodputBytesPerSecond } = this.#link;
-    const residual = { expected: 0.97 * pages, low: 0.8 * pages, high: pages };
-    return totalOf(this.#downtime.predict({ pages: residual, wireBytesPerPage, goodputBytesPerSecond }));
+    const { meanPagesPerMs, goodputBytesPerSecond } = this.#link;
+    const residual = { expected: 0.97 * pages, low: 0.8 * pages, high: 1.05 * pages };
+    return totalOf(this.#downtime.predict({ pages: residual, pagesPerMs: meanPagesPerMs, goodputBytesPerSecond }));
   }
 }

@@ -36,7 +36,9 @@ const NORMAL_95 = 1.645;
 /** What the residual part depends on. */
 export interface Residual {
   pages: Estimate;
-  wireBytesPerPage: number;
+  /** At which they are sent. */
+  pagesPerMs: number;
+  /** Of the link: at which the devices' state is sent. */
   goodputBytesPerSecond: number;
 }
 
@@ -61,13 +63,13 @@ export class DowntimeModel {
 
   /** All parts but the pages: what a switch-over costs that has nothing left to send. */
   fixedMs(goodputBytesPerSecond: number): Estimate {
-    const none = { pages: { expected: 0, low: 0, high: 0 }, wireBytesPerPage: 0, goodputBytesPerSecond };
+    const none = { pages: { expected: 0, low: 0, high: 0 }, pagesPerMs: 1, goodputBytesPerSecond };
     return totalOf(this.predict(none));
   }
 
-  predict({ pages, wireBytesPerPage, goodputBytesPerSecond }: Residual): PredictedParts {
-    const bytesPerMs = Math.max(goodputBytesPerSecond, 1) / 1000;
-    const sendMs = (count: number) => (count * wireBytesPerPage + DEVICE_BYTES) / bytesPerMs;
+  predict({ pages, pagesPerMs, goodputBytesPerSecond }: Residual): PredictedParts {
+    const devicesMs = (DEVICE_BYTES * 1000) / Math.max(goodputBytesPerSecond, 1);
+    const sendMs = (count: number) => count / pagesPerMs + devicesMs;
     const sent = { expected: sendMs(pages.expected), low: sendMs(pages.low), high: sendMs(pages.high) };
     return { residualMs: totalOf([sent, DEVICE_MS]), ...this.#parts };
   }

@@ -6,6 +6,11 @@ const STILL_SHARE = 0.05;
 const STILL_MS = 400;
 /** Ticks further apart than this are a gap: QMP did not answer, or the clock was set. */
 const GAP_MS = 2000;
+/** The pace of shorter rounds is that of QEMU looking for dirty pages. */
+const PACE_MS = 200;
+const PACES = 4;
+/** The pace of a round leaves out that of its sync. */
+const PACE_MARGIN = 1.1;
 /** How much a round counts beside the earlier ones in the cost of a page. */
 const COST_WEIGHT = 0.5;
 
@@ -15,6 +20,8 @@ export class LinkMeter {
   #restoreBytesPerSecond = Number.POSITIVE_INFINITY;
   #wireBytesPerPage = PAGE_BYTES;
   #hasDirtyCost = false;
+  /** Of the last rounds. */
+  readonly #paces: { pages: number; ms: number }[] = [];
   #before: TickSample | undefined;
   /** The last tick at which something had arrived. */
   #movedMs = 0;
@@ -31,10 +38,22 @@ export class LinkMeter {
     return this.#wireBytesPerPage;
   }
 
-  /** Pages of the working set that can be sent; 0 until the link was measured. */
+  /**
+   * Pages of the working set that can be sent; 0 until the link was measured. Not more than were sent in the best of the last
+   * rounds: where they cost little, the link is not what holds them up.
+   */
   get pagesPerMs(): number {
-    const byLink = this.#goodputBytesPerSecond / this.#wireBytesPerPage;
-    return Math.min(byLink, this.#restoreBytesPerSecond / PAGE_BYTES) / 1000;
+    const byLink = this.#goodputBytesPerSecond / this.#wireBytesPerPage / 1000;
+    const best = this.#paces.reduce((best, { pages, ms }) => Math.max(best, pages / ms), 0);
+    const seen = best > 0 ? best * PACE_MARGIN : Number.POSITIVE_INFINITY;
+    return Math.min(byLink, seen, this.#restoreBytesPerSecond / PAGE_BYTES / 1000);
+  }
+
+  /** Likewise, but on average over the last rounds: a link that is slow now and then will be so too while the guest is stopped. */
+  get meanPagesPerMs(): number {
+    const pages = this.#paces.reduce((sum, pace) => sum + pace.pages, 0);
+    const ms = this.#paces.reduce((sum, pace) => sum + pace.ms, 0);
+    return ms > 0 ? Math.min(this.pagesPerMs, pages / ms) : this.pagesPerMs;
   }
 
   /** Nothing arrives, though there is something to send. Says nothing of the workload. */
@@ -81,6 +100,10 @@ export class LinkMeter {
     const forms: readonly Form[] = round.round === 0 ? ["literal", "raw"] : FORMS.filter((form) => form !== "zero");
     const pages = sumOf(round.pagesByForm, forms);
     if (pages < 1) return;
+    if (round.round > 0 && round.durationMs >= PACE_MS) {
+      this.#paces.push({ pages, ms: round.durationMs });
+      if (this.#paces.length > PACES) this.#paces.shift();
+    }
     const cost = Math.max(1, sumOf(round.wireBytesByForm, forms) / pages);
     if (round.round === 0) this.#wireBytesPerPage = cost;
     else {

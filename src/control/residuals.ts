@@ -55,6 +55,10 @@ export class ResidualHistory {
     return this.#residuals.reduce((least, { pages }) => Math.min(least, pages), Number.POSITIVE_INFINITY);
   }
 
+  get most(): number {
+    return this.#residuals.reduce((most, { pages }) => Math.max(most, pages), 0);
+  }
+
   /**
    * The level at which to switch: the one at which the downtime together with the wait for it, which counts `worth` of
    * it, is least if the load goes on as it did. Undefined before the second sync.

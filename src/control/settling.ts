@@ -143,7 +143,8 @@ export class Settling {
     // Looking more often has not brought less, and nothing better is to come soon.
     const isBest = narrowed === 1 && level.waitMs < 2 * this.#roundMs;
     const wanted = isBest ? Math.max(level.pages, last) : level.pages;
-    const pages = Math.max(floorPages, wanted * LEVEL_MARGIN * narrowed * 2 ** (lateMs / this.#lookMs));
+    const late = wanted * LEVEL_MARGIN * narrowed * 2 ** (lateMs / this.#lookMs);
+    const pages = Math.max(floorPages, Math.min(late, this.#residuals.most * LEVEL_MARGIN));
     const why = level.waitMs > VALLEY_MS && level.pages < VALLEY_SHARE * last ? "valley" : "stopped";
     return { pages, why, untilMs: atMs + level.waitMs, level };
   }
@@ -153,7 +154,7 @@ export class Settling {
     const { pagesPerMs } = this.#link;
     const residualMs = this.#residuals.mean / pagesPerMs;
     const startMs = Math.max(1, this.#residuals.last / pagesPerMs);
-// A load that changes has no fixed point: then the rounds are as long as they were.
+    // A load that changes has no fixed point: then the rounds are as long as they were.
     const fixedMs = this.#model.fixedPointMs(pagesPerMs, speed, startMs);
     this.#roundMs = Math.max(ITERATION_MS, Math.min(fixedMs, LONGER_ROUND * residualMs));
     this.#rollingPages = this.#model.rollingPages(this.#roundMs * speed);

@@ -98,14 +98,14 @@ describe("the downtime", () => {
   const earlier = { residualMs: 900, transferMs: 5, loadMs: 100, handoffMs: 3, resumeMs: 10 };
   const residual = (pages: number) => ({
     pages: { expected: pages, low: pages, high: pages },
-    wireBytesPerPage: 4000,
+    pagesPerMs: 0.25,
     goodputBytesPerSecond: 1e6,
   });
 
   test("is residual and the parts that do not depend on it", () => {
     const model = new DowntimeModel();
     const [none, some] = [model.predict(residual(0)), model.predict(residual(50))];
-    expect(some.residualMs.expected - none.residualMs.expected).toBeCloseTo(200, 9); // 50 × 4000 bytes at 1000 a ms
+    expect(some.residualMs.expected - none.residualMs.expected).toBeCloseTo(200, 9); // 50 pages at 0.25 a ms
     expect(some.loadMs).toEqual(none.loadMs);
     const total = totalOf(some);
     const sum = Object.values(some).reduce((sum, part) => sum + part.expected, 0);
