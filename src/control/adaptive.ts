@@ -1,5 +1,5 @@
 /** Godwit's own policy. docs/control-loop.md derives the rules; this file is their order. */
-import { bytesOf, DowntimeModel, type Estimate, type MeasuredParts, totalOf } from "./downtime.ts";
+import { bytesOf, DowntimeModel, type EarlierMigration, type Estimate, totalOf } from "./downtime.ts";
 import { LinkMeter } from "./link-meter.ts";
 import { type Decision, limitOf, type Policy, type StartSettings } from "./policy.ts";
 import { dueBy, type Promises } from "./promises.ts";
@@ -12,8 +12,10 @@ import { WorkingSetModel } from "./working-set.ts";
 
 /** A residual that is sent within this is not worth another round: the other parts of the downtime are many times as much. */
 const FLOOR_MS = 2;
-/** A limit that differs by less is the same. */
+/** A limit that differs by less is the same, unless it would now be met by what was left last. */
 const SAME_LIMIT = 1.04;
+/** Where QEMU multiplies the limit with its own estimate, the limit follows that when it changes by so much (as a logarithm). */
+const OWN_CHANGE = 0.1;
 /** A round that QEMU cut short by an early look, with more than this share of it unsent, does not show all that was dirtied in it. */
 const WHOLE_SHARE = 0.25;
 /** The bulk round is projected from its pace so far; for the first seconds that means nothing. */
@@ -32,6 +34,7 @@ export class AdaptivePolicy implements Policy {
   #round: RoundSample | undefined;
   #tick: TickSample | undefined;
   #setBytes = 0;
+  #setBandwidth = 1;
   #throttlePercent = 0;
   #hasEnded = false;
   /** --max-downtime can't be kept, and was given up. */
@@ -39,7 +42,7 @@ export class AdaptivePolicy implements Policy {
   #isEndBroken = false;
 
   /** @param earlier what the VM's earlier migrations came to */
-  constructor(promises: Promises = { onStall: "switch" }, earlier: readonly MeasuredParts[] = []) {
+  constructor(promises: Promises = { onStall: "switch" }, earlier: readonly EarlierMigration[] = []) {
     this.#promises = promises;
     this.#downtime = new DowntimeModel(earlier);
   }
@@ -99,7 +102,7 @@ export class AdaptivePolicy implements Policy {
   /** In the bulk round: whether its end will be in time. Nothing but giving up can be done about it. */
   #foresee(atMs: number, remainingBytes: number, wireBytes: number): Decision | undefined {
     const { deadlineMs, maxBytes, onStall } = this.#promises;
-    const fixedMs = this.#downtime.fixedMs(this.#link.goodputBytesPerSecond).low;
+    const fixedMs = this.#downtime.fixedMs(this.#link.goodputBytesPerSecond, this.#link.roundTripMs).low;
     if (!this.#isDowntimeBroken && fixedMs > (this.#promises.maxDowntimeMs ?? Number.POSITIVE_INFINITY)) {
       return this.#breakDowntime(say.fixedAlone(fixedMs));
     }
@@ -184,12 +187,16 @@ export class AdaptivePolicy implements Policy {
     explain: (predictedMs: Estimate) => { reason: string } & ({ kind: "limit" } | { kind: "wait"; untilMs: number }),
   ): Decision | undefined {
     const thresholdBytes = bytesOf(Math.min(pages, this.#mostPages()));
-    if (thresholdBytes < this.#setBytes * SAME_LIMIT && thresholdBytes > this.#setBytes / SAME_LIMIT) return undefined;
-    this.#setBytes = thresholdBytes;
-    const { hasSwitchoverBandwidth } = this.#facts;
-    const qemuBytesPerSecond = this.#tick?.qemuBytesPerSecond || this.#link.goodputBytesPerSecond;
-    const bandwidth = hasSwitchoverBandwidth ? bytesOf(this.#link.pagesPerMs * 1000) : qemuBytesPerSecond;
     const lastPages = this.#settling?.lastPages ?? Number.POSITIVE_INFINITY;
+    const isNear = thresholdBytes < this.#setBytes * SAME_LIMIT && thresholdBytes > this.#setBytes / SAME_LIMIT;
+    const isMet = thresholdBytes > bytesOf(lastPages);
+    const { hasSwitchoverBandwidth } = this.#facts;
+    const ownBytesPerSecond = this.#tick?.qemuBytesPerSecond || this.#link.goodputBytesPerSecond;
+    const bandwidth = hasSwitchoverBandwidth ? bytesOf(this.#link.pagesPerMs * 1000) : ownBytesPerSecond;
+    const isOwnAlike = hasSwitchoverBandwidth || Math.abs(Math.log(bandwidth / this.#setBandwidth)) < OWN_CHANGE;
+    if (isNear && isOwnAlike && isMet === this.#setBytes > bytesOf(lastPages)) return undefined;
+    this.#setBytes = thresholdBytes;
+    this.#setBandwidth = bandwidth;
     const predictedMs = this.#predict(Math.min(thresholdBytes / PAGE_BYTES, lastPages));
     return { ...explain(predictedMs), limit: limitOf(thresholdBytes, bandwidth, hasSwitchoverBandwidth), predictedMs };
   }
@@ -198,7 +205,7 @@ export class AdaptivePolicy implements Policy {
   #mostPages(): number {
     const { maxDowntimeMs } = this.#promises;
     if (maxDowntimeMs === undefined || this.#isDowntimeBroken) return Number.POSITIVE_INFINITY;
-    const fixed = this.#downtime.fixedMs(this.#link.goodputBytesPerSecond);
+    const fixed = this.#downtime.fixedMs(this.#link.goodputBytesPerSecond, this.#link.roundTripMs);
     return Math.max(1, (maxDowntimeMs - fixed.expected) * this.#link.meanPagesPerMs);
   }
 
@@ -208,8 +215,8 @@ export class AdaptivePolicy implements Policy {
 
   /** The downtime if QEMU stops the guest with at most `pages` left: it looks now and then, so it finds somewhat less. */
   #predict(pages: number): Estimate {
-    const { meanPagesPerMs, goodputBytesPerSecond } = this.#link;
+    const { meanPagesPerMs: pagesPerMs, goodputBytesPerSecond, roundTripMs } = this.#link;
     const residual = { expected: 0.97 * pages, low: 0.8 * pages, high: 1.05 * pages };
-    return totalOf(this.#downtime.predict({ pages: residual, pagesPerMs: meanPagesPerMs, goodputBytesPerSecond }));
+    return totalOf(this.#downtime.predict({ pages: residual, pagesPerMs, goodputBytesPerSecond, roundTripMs }));
   }
 }

@@ -11,12 +11,21 @@ export interface Estimate {
 export const DOWNTIME_PARTS = ["residualMs", "transferMs", "loadMs", "handoffMs", "resumeMs"] as const;
 export type DowntimePart = (typeof DOWNTIME_PARTS)[number];
 
-/** What an earlier migration of the VM came to. */
+/** What a migration came to. */
 export type MeasuredParts = Readonly<Record<DowntimePart, number>>;
+
+/** An earlier migration of the VM. */
+export interface EarlierMigration {
+  parts: MeasuredParts;
+  roundTripMs: number;
+}
 
 export type PredictedParts = Readonly<Record<DowntimePart, Estimate>>;
 
-/** The parts that do not depend on what is left to send, as they are expected before any was measured. */
+/** Of each part so many round trips are the link's: half a one until the last byte is there, one for LOADED and COMMIT. */
+const ROUND_TRIPS = { transferMs: 0.5, loadMs: 0, handoffMs: 1, resumeMs: 0 } as const;
+
+/** The parts that do not depend on what is left to send, without round trips, as they are expected before any was measured. */
 const PRIOR: Readonly<Record<Exclude<DowntimePart, "residualMs">, Estimate>> = {
   // What waits in front of the link (BACKLOG_MS, src/wire/backlog.ts) and in buffers.
   transferMs: { expected: 15, low: 2, high: 40 },
@@ -40,19 +49,19 @@ export interface Residual {
   pagesPerMs: number;
   /** Of the link: at which the devices' state is sent. */
   goodputBytesPerSecond: number;
+  roundTripMs: number;
 }
 
 /** Predicts the downtime of a VM by its parts, from what it came to before. */
 export class DowntimeModel {
   readonly #parts: Readonly<Record<Exclude<DowntimePart, "residualMs">, Estimate>>;
 
-  /** @param earlier the VM's earlier migrations to this destination, if there are any */
-  constructor(earlier: readonly MeasuredParts[] = []) {
-    const learned = (part: keyof typeof PRIOR) =>
-      learn(
-        PRIOR[part],
-        earlier.map((parts) => parts[part]),
-      );
+  /** @param earlier the VM's earlier migrations, if there are any */
+  constructor(earlier: readonly EarlierMigration[] = []) {
+    const learned = (part: keyof typeof PRIOR) => {
+      const own = earlier.map(({ parts, roundTripMs }) => Math.max(0, parts[part] - ROUND_TRIPS[part] * roundTripMs));
+      return learn(PRIOR[part], own);
+    };
     this.#parts = {
       transferMs: learned("transferMs"),
       loadMs: learned("loadMs"),
@@ -62,16 +71,23 @@ export class DowntimeModel {
   }
 
   /** All parts but the pages: what a switch-over costs that has nothing left to send. */
-  fixedMs(goodputBytesPerSecond: number): Estimate {
-    const none = { pages: { expected: 0, low: 0, high: 0 }, pagesPerMs: 1, goodputBytesPerSecond };
+  fixedMs(goodputBytesPerSecond: number, roundTripMs: number): Estimate {
+    const none = { pages: { expected: 0, low: 0, high: 0 }, pagesPerMs: 1, goodputBytesPerSecond, roundTripMs };
     return totalOf(this.predict(none));
   }
 
-  predict({ pages, pagesPerMs, goodputBytesPerSecond }: Residual): PredictedParts {
+  predict({ pages, pagesPerMs, goodputBytesPerSecond, roundTripMs }: Residual): PredictedParts {
     const devicesMs = (DEVICE_BYTES * 1000) / Math.max(goodputBytesPerSecond, 1);
     const sendMs = (count: number) => count / pagesPerMs + devicesMs;
     const sent = { expected: sendMs(pages.expected), low: sendMs(pages.low), high: sendMs(pages.high) };
-    return { residualMs: totalOf([sent, DEVICE_MS]), ...this.#parts };
+    const part = (name: keyof typeof PRIOR) => later(this.#parts[name], ROUND_TRIPS[name] * roundTripMs);
+    return {
+      residualMs: totalOf([sent, DEVICE_MS]),
+      transferMs: part("transferMs"),
+      loadMs: part("loadMs"),
+      handoffMs: part("handoffMs"),
+      resumeMs: part("resumeMs"),
+    };
   }
 }
 
@@ -86,6 +102,10 @@ export function totalOf(parts: PredictedParts | readonly Estimate[]): Estimate {
 
 export function bytesOf(pages: number): number {
   return pages * PAGE_BYTES;
+}
+
+function later({ expected, low, high }: Estimate, ms: number): Estimate {
+  return { expected: expected + ms, low: low + ms, high: high + ms };
 }
 
 /** Moves the prior towards what was measured, and its interval likewise. */

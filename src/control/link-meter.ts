@@ -17,6 +17,7 @@ const COST_WEIGHT = 0.5;
 /** The link as the samples show it: how fast pages go over it, and whether it stands still. */
 export class LinkMeter {
   #goodputBytesPerSecond = 0;
+  #roundTripMs = 0;
   #restoreBytesPerSecond = Number.POSITIVE_INFINITY;
   #wireBytesPerPage = PAGE_BYTES;
   #hasDirtyCost = false;
@@ -26,11 +27,18 @@ export class LinkMeter {
   /** The last tick at which something had arrived. */
   #movedMs = 0;
   #stillMs = 0;
+  /** That of #stillMs which was before the round. */
+  #roundStillMs = 0;
   #isStill = false;
 
   /** Payload that arrives; 0 until it was measured. */
   get goodputBytesPerSecond(): number {
     return this.#goodputBytesPerSecond;
+  }
+
+  /** The least seen; 0 until one was. */
+  get roundTripMs(): number {
+    return this.#roundTripMs;
   }
 
   /** What a page of the working set costs on the wire: of the rounds after the bulk round, as far as there are any. */
@@ -71,7 +79,7 @@ export class LinkMeter {
     const before = this.#before;
     if (before !== undefined && tick.atMs < before.atMs) return false;
     this.#before = tick;
-    if (tick.goodputBytesPerSecond > 0) this.#goodputBytesPerSecond = tick.goodputBytesPerSecond;
+    if (tick.goodputBytesPerSecond >= 1) this.#goodputBytesPerSecond = tick.goodputBytesPerSecond;
     if (before === undefined) {
       this.#movedMs = tick.atMs;
       return true;
@@ -94,14 +102,17 @@ export class LinkMeter {
   }
 
   onRound(round: RoundSample): void {
-    if (round.goodputBytesPerSecond > 0) this.#goodputBytesPerSecond = round.goodputBytesPerSecond;
+    if (round.goodputBytesPerSecond >= 1) this.#goodputBytesPerSecond = round.goodputBytesPerSecond;
+    this.#roundTripMs = round.roundTripMs ?? this.#roundTripMs;
     if (round.restoreBytesPerSecond !== null) this.#restoreBytesPerSecond = round.restoreBytesPerSecond;
+    const ms = round.durationMs - (this.#stillMs - this.#roundStillMs);
+    this.#roundStillMs = this.#stillMs;
     // Of the bulk round only what was sent whole says something: what the guest writes is found on no disk.
     const forms: readonly Form[] = round.round === 0 ? ["literal", "raw"] : FORMS.filter((form) => form !== "zero");
     const pages = sumOf(round.pagesByForm, forms);
     if (pages < 1) return;
-    if (round.round > 0 && round.durationMs >= PACE_MS) {
-      this.#paces.push({ pages, ms: round.durationMs });
+    if (round.round > 0 && ms >= PACE_MS) {
+      this.#paces.push({ pages, ms });
       if (this.#paces.length > PACES) this.#paces.shift();
     }
     const cost = Math.max(1, sumOf(round.wireBytesByForm, forms) / pages);

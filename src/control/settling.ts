@@ -12,7 +12,7 @@ import type { WorkingSetModel } from "./working-set.ts";
 export const WORTH = 0.005;
 
 /** Rounds that the model describes within this share are of a steady load. */
-const STEADY_SHARE = 0.1;
+const STEADY_SHARE = 0.05;
 /** A load that was missed by so much once is not taken for steady again because it is so for a while. */
 const UNSTEADY_SHARE = 0.25;
 /** For how many times the residual's own time it is looked whether a better moment comes … */
@@ -73,6 +73,8 @@ export class Settling {
   /** What is left once QEMU looks all the time. */
   #rollingPages = 0;
   #lookMs = 0;
+  /** When that was over, as waited; undefined before. */
+  #lookedMs: number | undefined;
   #wasUnsteady = false;
   #isQuiet = false;
   #isSteady = false;
@@ -103,10 +105,11 @@ export class Settling {
    * @param isImpatient does not look for quieter moments first
    */
   isOutOfReach(atMs: number, pages: number, isImpatient: boolean): boolean {
-    const { least } = this.#residuals;
-    const waitedMs = this.#waitedMs(atMs) - (isImpatient ? 0 : this.#lookMs);
-    if (least <= pages || waitedMs < 0) return false;
-    return this.#rollingPages > pages * ROLLING_MARGIN || waitedMs >= NARROW_ROUNDS * this.#roundMs;
+    const waitedMs = this.#waitedMs(atMs);
+    const lookedMs = isImpatient ? 0 : this.#lookMs;
+    if (this.#residuals.least <= pages || waitedMs < lookedMs) return false;
+    const narrowedMs = waitedMs - (this.#lookedMs ?? lookedMs);
+    return this.#rollingPages > pages * ROLLING_MARGIN || narrowedMs >= NARROW_ROUNDS * this.#roundMs;
   }
 
   /** A further round has ended, with `pages` left; `isWhole`: the model knows it. */
@@ -126,13 +129,16 @@ export class Settling {
     const low = Math.max(floorPages, LOOK_ACCEPTS * this.#residuals.mean);
     const lowest = { pages: low, waitMs: 0 };
     if (waitedMs < this.#lookMs) {
+      this.#lookedMs = undefined;
       return { pages: low, why: "looking", untilMs: atMs + this.#lookMs - waitedMs, level: lowest };
     }
+    this.#lookedMs ??= waitedMs;
+    const sinceMs = waitedMs - this.#lookedMs;
     const level = this.#residuals.bestLevel(pagesPerMs, WORTH) ?? { pages: last, waitMs: 0 };
     const narrowMs = NARROW_ROUNDS * this.#roundMs;
-    const narrowed = Math.min(1, NARROW_FROM + ((1 - NARROW_FROM) * (waitedMs - this.#lookMs)) / narrowMs);
+    const narrowed = Math.min(1, NARROW_FROM + ((1 - NARROW_FROM) * sinceMs) / narrowMs);
     // Past the time in which it should have come, more and more is accepted, so that every migration ends.
-    const lateMs = Math.max(0, waitedMs - this.#lookMs - narrowMs - Math.min(level.waitMs, this.#lookMs));
+    const lateMs = Math.max(0, sinceMs - narrowMs - Math.min(level.waitMs, this.#lookMs));
     if (this.#isQuiet && lateMs === 0) {
       return { pages: low, why: "quiet", untilMs: atMs + last / pagesPerMs, level: lowest };
     }
@@ -140,11 +146,9 @@ export class Settling {
       const pages = last <= level.pages * LEVEL_MARGIN ? last * FIRE_MARGIN : low;
       return { pages, why: "stopped", untilMs: atMs + level.waitMs, level };
     }
-    // Looking more often has not brought less, and nothing better is to come soon.
-    const isBest = narrowed === 1 && level.waitMs < 2 * this.#roundMs;
-    const wanted = isBest ? Math.max(level.pages, last) : level.pages;
-    const late = wanted * LEVEL_MARGIN * narrowed * 2 ** (lateMs / this.#lookMs);
-    const pages = Math.max(floorPages, Math.min(late, this.#residuals.most * LEVEL_MARGIN));
+    const wantedPages = level.pages * LEVEL_MARGIN * narrowed;
+    const latePages = (this.#residuals.most * LEVEL_MARGIN - wantedPages) * (lateMs / this.#lookMs);
+    const pages = Math.max(floorPages, wantedPages + Math.max(0, latePages));
     const why = level.waitMs > VALLEY_MS && level.pages < VALLEY_SHARE * last ? "valley" : "stopped";
     return { pages, why, untilMs: atMs + level.waitMs, level };
   }

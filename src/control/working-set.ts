@@ -118,6 +118,7 @@ export class WorkingSetModel {
    * a working set that is written at random, which goes through 0 and goes on from the line: D(S) (1 − e^(−x T/S)) / (1 − e^(−x)).
    */
   #expected(guestMs: number): number {
+    if (this.#used.length === 0) return 0;
     const { intercept, slope } = this.#line;
     const shortestMs = this.#shortestMs;
     if (guestMs >= shortestMs) return intercept + slope * guestMs;

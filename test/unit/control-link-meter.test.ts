@@ -10,6 +10,7 @@ test("pages go at what the link carries, less the destination's limit", () => {
   meter.onRound(
     aRound({
       round: 1,
+      durationMs: 10,
       goodputBytesPerSecond: 4096e3,
       pages: 100,
       pagesByForm: { zero: 50, delta: 50 },
@@ -21,6 +22,7 @@ test("pages go at what the link carries, less the destination's limit", () => {
   meter.onRound(
     aRound({
       round: 2,
+      durationMs: 10,
       goodputBytesPerSecond: 4096e3,
       restoreBytesPerSecond: 8192e3,
       pages: 0,
@@ -29,6 +31,24 @@ test("pages go at what the link carries, less the destination's limit", () => {
     }),
   );
   expect(meter.pagesPerMs).toBe(2);
+});
+
+test("pages go no faster than in the best of the last rounds, and on average as in all of them", () => {
+  const meter = new LinkMeter();
+  const round = (pages: number) =>
+    aRound({ round: 1, durationMs: 1000, goodputBytesPerSecond: 4096e3, pages, wireBytes: pages * 100 });
+  meter.onRound(round(400));
+  meter.onRound(round(200));
+  expect(meter.pagesPerMs).toBeCloseTo(0.4 * 1.1, 9); // the link would carry 41
+  expect(meter.meanPagesPerMs).toBeCloseTo(0.3, 9);
+});
+
+test("a round during which the link stood still for a while was as fast as without it", () => {
+  const meter = new LinkMeter();
+  for (let atMs = 0; atMs <= 2000; atMs += 100) meter.onTick(aTick({ atMs, wireBytes: Math.min(atMs, 1000) * 1000 }));
+  expect(meter.stillMs).toBe(1000);
+  meter.onRound(aRound({ round: 1, atMs: 2000, durationMs: 2000, pages: 1000, wireBytes: 1000 }));
+  expect(meter.meanPagesPerMs).toBeCloseTo(1, 9);
 });
 
 test("of the bulk round only literal pages say what dirty pages will cost", () => {

@@ -95,11 +95,12 @@ describe("the working set", () => {
 });
 
 describe("the downtime", () => {
-  const earlier = { residualMs: 900, transferMs: 5, loadMs: 100, handoffMs: 3, resumeMs: 10 };
+  const parts = { residualMs: 900, transferMs: 5, loadMs: 100, handoffMs: 3, resumeMs: 10 };
   const residual = (pages: number) => ({
     pages: { expected: pages, low: pages, high: pages },
     pagesPerMs: 0.25,
     goodputBytesPerSecond: 1e6,
+    roundTripMs: 0,
   });
 
   test("is residual and the parts that do not depend on it", () => {
@@ -116,11 +117,19 @@ describe("the downtime", () => {
 
   test("moves from the prior to what the VM's earlier migrations came to", () => {
     const expected = (count: number) =>
-      new DowntimeModel(Array.from({ length: count }, () => earlier)).predict(residual(0)).loadMs;
+      new DowntimeModel(Array.from({ length: count }, () => ({ parts, roundTripMs: 1 }))).predict(residual(0)).loadMs;
     expect(expected(0).expected).toBe(12);
     expect(expected(1).expected).toBe((12 + 100) / 2);
     expect(expected(9).expected).toBeCloseTo((12 + 9 * 100) / 10, 9);
     expect(expected(9).high - expected(9).expected).toBeLessThan(expected(1).high - expected(1).expected);
+  });
+
+  test("round trips are the link's, not the VM's", () => {
+    const near = new DowntimeModel([{ parts, roundTripMs: 2 }]);
+    const far = near.predict({ ...residual(0), roundTripMs: 100 });
+    expect(far.handoffMs.expected).toBeCloseTo((6 + (3 - 2)) / 2 + 100, 9);
+    expect(far.transferMs.expected).toBeCloseTo((15 + (5 - 1)) / 2 + 50, 9);
+    expect(far.loadMs).toEqual(near.predict(residual(0)).loadMs);
   });
 
   test("errors that have nothing to do with each other add up as squares", () => {

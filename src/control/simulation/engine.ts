@@ -304,8 +304,9 @@ export class Simulation {
     const downtimeMs = endMs - this.#nowMs;
     this.#wireBytes += this.#memory.residual().wireBytes + deviceBytes;
     this.#nowMs = endMs;
-    const handoffMs = 2 * roundTripMs;
-    return { residualMs: downtimeMs - loadMs - handoffMs - resumeMs, transferMs: 0, loadMs, handoffMs, resumeMs };
+    const [transferMs, handoffMs] = [roundTripMs / 2, roundTripMs];
+    const residualMs = downtimeMs - transferMs - loadMs - handoffMs - resumeMs;
+    return { residualMs, transferMs, loadMs, handoffMs, resumeMs };
   }
 
   /** When the VM would run at the destination if the guest were stopped now. */
@@ -323,6 +324,6 @@ export class Simulation {
       else left -= bytesPerMs * ms;
       atMs += ms;
     }
-    return atMs + deviceMs + loadMs + 2 * roundTripMs + resumeMs;
+    return atMs + deviceMs + loadMs + 1.5 * roundTripMs + resumeMs;
   }
 }

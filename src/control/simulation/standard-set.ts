@@ -162,10 +162,10 @@ export interface StandardCase {
 }
 
 /** All loads and sizes over a steady link, and all loads at one size over the other links. */
-export function standardSet(): StandardCase[] {
-  const steady = SIZES.flatMap((size) => LOADS.map((load) => standardCase(load, size, "steady")));
+export function standardSet(sizes: readonly Size[] = SIZES, otherLinksAt: Size = { gib: 16, gbit: 1 }): StandardCase[] {
+  const steady = sizes.flatMap((size) => LOADS.map((load) => standardCase(load, size, "steady")));
   const others = ["dropping", "flapping"].flatMap((link) =>
-    LOADS.map((load) => standardCase(load, { gib: 16, gbit: 1 }, link)),
+    LOADS.map((load) => standardCase(load, otherLinksAt, link)),
   );
   return [...steady, ...others];
 }
