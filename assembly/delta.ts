@@ -66,6 +66,28 @@ export function encodeDeltas(olds: usize, news: usize, count: u32, limit: u32, o
   return <u32>(out - start);
 }
 
+/** Whether a difference of `bytes` bytes stands at `from`, before `end`: as long as its bitmap says. */
+// @ts-ignore: decorator
+@inline function isDelta(from: usize, end: usize, bytes: usize): bool {
+  if (bytes < BITMAP_BYTES || bytes > end - from) return false;
+  let words: usize = 0;
+  for (let at: usize = 0; at < BITMAP_BYTES; at += 8) words += <usize>popcnt(load<u64>(from + at));
+  return bytes == BITMAP_BYTES + (words << 3);
+}
+
+/**
+ * Returns how many of `count` differences, which follow each other from `from` to `end`, as long as `lengths` says (u32
+ * each), are well formed, up to the first that is not: what applyDeltas would make.
+ */
+export function checkDeltas(count: u32, from: usize, end: usize, lengths: usize): u32 {
+  for (let i: u32 = 0; i < count; i++) {
+    const bytes: usize = load<u32>(lengths + (i << 2));
+    if (!isDelta(from, end, bytes)) return i;
+    from += bytes;
+  }
+  return count;
+}
+
 /**
  * Makes `count` newer versions out of older ones and their differences, which follow each other from `from` to `end`,
  * as long as `lengths` says (u32 each). `olds` and `news` are where the addresses of the versions stand (u32 each); a
@@ -74,12 +96,7 @@ export function encodeDeltas(olds: usize, news: usize, count: u32, limit: u32, o
  */
 export function applyDeltas(olds: usize, news: usize, count: u32, from: usize, end: usize, lengths: usize): u32 {
   for (let i: u32 = 0; i < count; i++) {
-    const bytes: usize = load<u32>(lengths + (i << 2));
-    if (bytes < BITMAP_BYTES || bytes > end - from) return i;
-    let words: usize = 0;
-    for (let at: usize = 0; at < BITMAP_BYTES; at += 8) words += <usize>popcnt(load<u64>(from + at));
-    if (bytes != BITMAP_BYTES + (words << 3)) return i;
-
+    if (!isDelta(from, end, load<u32>(lengths + (i << 2)))) return i;
     const older: usize = load<u32>(olds + (i << 2));
     const newer: usize = load<u32>(news + (i << 2));
     if (older != newer) memory.copy(newer, older, PAGE_BYTES);

@@ -19,7 +19,7 @@ async function measure(open: typeof openWithCopy | typeof openInPlace): Promise<
     const path = join(folder, "stream");
     const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(path);
     await once(server, "listening");
-    startProcess("stream-writer.ts", path, String(PAGES), "0");
+    startProcess("stream-writer.ts", path, String(PAGES), "literal");
     const [accepted] = (await once(server, "connection")) as [net.Socket];
     server.close();
     const window = new RawWindow(createKernels(WINDOW_MEMORY_BYTES));

@@ -13,6 +13,7 @@ import {
   MAX_DELTA_BYTES,
   TAG_BYTES,
   TAG_SCRATCH_BYTES,
+  TAG_SCRATCH_PAGE_BYTES,
 } from "../src/compact/page-kernels.ts";
 import { xxh3Secret } from "../src/compact/xxh3-secret.ts";
 import { createPageKernels } from "../src/migration/kernel-module.ts";
@@ -24,6 +25,8 @@ const STRIDE_BYTES = 4104;
 const PAGES = 8192;
 /** Pages a call works on, as many as a batch of the sender has. */
 const BATCH = 64;
+/** Pages whose runs are tagged in a call. */
+const GROUP_PAGES = 1024;
 const BLOCK_BYTES = 256 * 1024;
 const SMALL_INDEX = 10_000_000;
 const LARGE_INDEX = 100_000_000;
@@ -45,7 +48,7 @@ const wordsAt = (at: number, count: number): Uint32Array => new Uint32Array(memo
 
 const secret = room(192);
 const key = room(32);
-const scratch = room(TAG_SCRATCH_BYTES);
+const scratch = room(TAG_SCRATCH_BYTES + GROUP_PAGES * TAG_SCRATCH_PAGE_BYTES);
 const lz4Table = room(LZ4_TABLE_BYTES);
 const pages = room(PAGES * STRIDE_BYTES) + 8;
 const newer = room(PAGES * STRIDE_BYTES) + 8;
@@ -55,7 +58,7 @@ const listed = room(BATCH * 4);
 const hashes = room(PAGES * 8);
 const values = room(PAGES * 4);
 const tags = room(PAGES * TAG_BYTES);
-const lengths = room(PAGES * 4);
+const lengths = room(PAGES * 8);
 const deltas = room(PAGES * MAX_DELTA_BYTES);
 const table = room(tableBytes);
 
@@ -164,7 +167,15 @@ console.log(`${cpus()[0]?.model}, Node ${process.versions.node}, one core, media
 
 bytes.set(randomBytes(PAGES * STRIDE_BYTES), pages - 8);
 measurePages("XXH3", () => kernels.hashPages(secret, addresses, PAGES, hashes));
-measurePages("keyed BLAKE3", () => kernels.tagPages(key, scratch, addresses, PAGES, tags));
+for (const runPages of [1, 8, 256]) {
+  const runs = wordsAt(lengths, PAGES * 2);
+  for (let run = 0; run < PAGES / runPages; run++) runs.set([pages + run * runPages * STRIDE_BYTES, runPages], run * 2);
+  const perCall = GROUP_PAGES / runPages;
+  measurePages(`keyed BLAKE3, runs of ${runPages}`, () => {
+    for (let run = 0; run < PAGES / runPages; run += perCall)
+      kernels.tagRuns(key, scratch, lengths + run * 8, perCall, STRIDE_BYTES, tags);
+  });
+}
 for (const entries of [SMALL_INDEX, LARGE_INDEX]) benchIndex(entries);
 for (const changedWords of [0, 1, 64, 512]) benchDelta(changedWords);
 

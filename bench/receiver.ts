@@ -4,19 +4,23 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Peer } from "../src/migration/peer.ts";
 import { StreamReceiver } from "../src/migration/receiver.ts";
+import { FileDisk } from "../src/store/disk-reader.ts";
+import { PAGE_BYTES } from "../src/stream/format.ts";
 import { listen } from "../src/wire/transport.ts";
-import { firstMessage, pipelineTable, type Speed, startProcess } from "./support.ts";
+import { DISK_BLOCKS, TAG_KEY, writeDisk } from "./disk.ts";
+import { firstMessage, pipelineTable, type Speed, startProcess, type Workload } from "./support.ts";
 import { greetAsReceiver, security } from "./wire.ts";
 
 const PAGES = 512 * 1024; // 2 GiB of guest memory
 
 /** Receives 2 GiB of guest memory; GB/s by the CPU time of this process, and by the clock. */
-async function measureReceiver(isTls: boolean, zeroShare: number): Promise<Speed> {
+async function measureReceiver(isTls: boolean, workload: Workload): Promise<Speed> {
   const folder = mkdtempSync(join(tmpdir(), "godwit-bench-"));
   const path = join(folder, "stream");
   const sink = startProcess("stream-sink.ts", path);
   try {
     await firstMessage(sink);
+    const reader = workload === "disk" ? await openDisk(join(folder, "disk")) : undefined;
     const done = Promise.withResolvers<void>();
     let startMs = 0;
     let cpu = process.cpuUsage();
@@ -38,6 +42,7 @@ async function measureReceiver(isTls: boolean, zeroShare: number): Promise<Speed
           onData: (header) => receiver.onData(header),
           onDataComplete: (header, body) => receiver.onDataComplete(header, body),
         });
+        peer.closed.catch(done.reject);
         const receiver = new StreamReceiver({
           send: (message) => {
             peer.send(message);
@@ -47,6 +52,8 @@ async function measureReceiver(isTls: boolean, zeroShare: number): Promise<Speed
           onError: done.reject,
           wireBytes: () => peer.receivedBytes,
         });
+        if (reader !== undefined)
+          receiver.usePlaces({ disks: [{ reader, blocks: DISK_BLOCKS }], checkpoints: [] }, TAG_KEY, console.error);
         await receiver.connect(path);
         startMs = performance.now();
         cpu = process.cpuUsage();
@@ -55,18 +62,13 @@ async function measureReceiver(isTls: boolean, zeroShare: number): Promise<Speed
         peer.destroy();
       },
     });
-    startProcess(
-      "wire-source.ts",
-      String(listener.address.port),
-      isTls ? "tls" : "plain",
-      String(PAGES),
-      String(zeroShare),
-    );
+    startProcess("wire-source.ts", String(listener.address.port), isTls ? "tls" : "plain", String(PAGES), workload);
     await done.promise;
     const seconds = (performance.now() - startMs) / 1000;
     const used = process.cpuUsage(cpu);
     const bytes = PAGES * 4096;
     listener.close();
+    await reader?.[Symbol.asyncDispose]();
     const cpuSeconds = (used.user + used.system) / 1e6;
     return { perCore: bytes / cpuSeconds / 1e9, wall: bytes / seconds / 1e9, rssBytes: process.memoryUsage().rss };
   } finally {
@@ -74,12 +76,17 @@ async function measureReceiver(isTls: boolean, zeroShare: number): Promise<Speed
   }
 }
 
+async function openDisk(path: string): Promise<FileDisk> {
+  writeDisk(path);
+  return FileDisk.open(path, DISK_BLOCKS * PAGE_BYTES);
+}
+
 export function bench(): Promise<string> {
   return pipelineTable("receiver");
 }
 
 if (import.meta.main) {
-  const [isTls, zeroShare] = process.argv.slice(2);
+  const [transport, workload] = process.argv.slice(2);
   if (process.send === undefined) console.log(await bench());
-  else process.send(await measureReceiver(isTls === "true", Number(zeroShare)), () => process.exit());
+  else process.send(await measureReceiver(transport === "tls", workload as Workload), () => process.exit());
 }

@@ -8,6 +8,8 @@ const BENCHES: Readonly<Record<string, () => Promise<{ bench: () => string | Pro
   receiver: () => import("./receiver.ts"),
   codec: () => import("./codec.ts"),
   replay: () => import("./replay.ts"),
+  index: () => import("./index.ts"),
+  checkpoint: () => import("./checkpoint.ts"),
   blackout: () => import("./blackout.ts"),
   migration: () => import("./migration.ts"),
 };

@@ -7,13 +7,14 @@ import { join } from "node:path";
 import { Peer } from "../src/migration/peer.ts";
 import { StreamSender } from "../src/migration/sender.ts";
 import { connect } from "../src/wire/transport.ts";
-import { firstMessage, pipelineTable, type Speed, startProcess } from "./support.ts";
+import { referableDisk } from "./disk.ts";
+import { firstMessage, packingOf, pipelineTable, type Speed, startProcess, type Workload } from "./support.ts";
 import { greetAsSender, security } from "./wire.ts";
 
 const PAGES = 512 * 1024; // 2 GiB of guest memory
 
 /** Sends 2 GiB of guest memory; GB/s by the CPU time of this process, and by the clock. */
-async function measureSender(isTls: boolean, zeroShare: number): Promise<Speed> {
+async function measureSender(isTls: boolean, workload: Workload): Promise<Speed> {
   const folder = mkdtempSync(join(tmpdir(), "godwit-bench-"));
   const sink = startProcess("wire-sink.ts", isTls ? "tls" : "plain");
   try {
@@ -26,18 +27,19 @@ async function measureSender(isTls: boolean, zeroShare: number): Promise<Speed> 
       onMessage: (message) => {
         if (message.type === "WELCOME") welcome.resolve();
         if (message.type !== "ACK" || sender === undefined) return;
-        sender.acknowledge(message.rawOffset, message.wireBytes);
+        sender.acknowledge(message);
         if (sender.hasEnded && message.rawOffset === sender.rawBytes) done.resolve();
       },
     });
     peer.closed.catch(done.reject);
     greetAsSender(peer);
     await welcome.promise;
-    sender = new StreamSender(peer, { codec: "none", onError: done.reject });
+    const references = workload === "disk" ? { referable: referableDisk() } : {};
+    sender = new StreamSender(peer, { packing: packingOf(workload), ...references, onError: done.reject });
     const path = join(folder, "stream");
     const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(path);
     await once(server, "listening");
-    const writer = startProcess("stream-writer.ts", path, String(PAGES), String(zeroShare));
+    const writer = startProcess("stream-writer.ts", path, String(PAGES), workload);
     const [accepted] = (await once(server, "connection")) as [net.Socket];
     server.close();
     const cpu = process.cpuUsage();
@@ -63,7 +65,7 @@ export function bench(): Promise<string> {
 }
 
 if (import.meta.main) {
-  const [isTls, zeroShare] = process.argv.slice(2);
+  const [transport, workload] = process.argv.slice(2);
   if (process.send === undefined) console.log(await bench());
-  else process.send(await measureSender(isTls === "true", Number(zeroShare)), () => process.exit());
+  else process.send(await measureSender(transport === "tls", workload as Workload), () => process.exit());
 }

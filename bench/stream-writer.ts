@@ -1,16 +1,15 @@
-/** Stands for the source QEMU: writes a stream of pages into a unix socket as fast as it is taken. argv: path, pages, zero share. */
+/** Stands for the source QEMU: writes a stream of pages into a unix socket as fast as it is taken. argv: path, pages, workload. */
 import net from "node:net";
-import { pageRecords, streamHead } from "./support.ts";
+import { streamHead, type Workload, workloadRecords } from "./support.ts";
 
-const [path, pages, zeroShare] = process.argv.slice(2);
-const CHUNK_PAGES = 4096;
-const records = pageRecords(CHUNK_PAGES, Number(zeroShare));
+const [path, total, workload] = process.argv.slice(2);
+const { records, pages } = workloadRecords(workload as Workload);
 const socket = net.connect(path!, () => {
   socket.write(streamHead());
-  let left = Number(pages);
+  let left = Number(total);
   const write = () => {
     while (left > 0) {
-      left -= CHUNK_PAGES;
+      left -= pages;
       if (!socket.write(records)) return;
     }
     socket.end();

@@ -1,7 +1,9 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { fileURLToPath } from "node:url";
+import { NONE, type Packing } from "../src/compact/codec.ts";
 import {
   FLAGS_PAGE,
   FLAGS_ZERO,
@@ -10,6 +12,7 @@ import {
   PAGE_RECORD_BYTES,
   ZERO_RECORD_BYTES,
 } from "../src/stream/format.ts";
+import { DISK_BLOCKS, diskRecords } from "./disk.ts";
 
 /** Starts a module of bench/ as a process of its own, so that its CPU time is not counted as ours. */
 export function startProcess(name: string, ...args: string[]): ChildProcess {
@@ -65,6 +68,35 @@ export function pageRecords(pages: number, zeroShare = 0, zeroRun = 64): Buffer 
   return Buffer.concat(records);
 }
 
+/** What the pages of a stream are: random bytes, 60 % of them zero, all on the disk of disk.ts, or a program, packed with LZ4. */
+export type Workload = "literal" | "zero" | "disk" | "program";
+
+/** How bodies of a workload are packed. */
+export function packingOf(workload: Workload): Packing {
+  return workload === "program" ? { codec: "lz4", level: 0 } : NONE;
+}
+
+/** Bytes that are like a guest's memory: this program's own Node, as a guest's page cache holds such. */
+export function programBytes(bytes: number): Buffer {
+  return readFileSync(process.execPath).subarray(16 << 20, (16 << 20) + bytes);
+}
+
+/** Page records of a workload that can be sent again and again. */
+export function workloadRecords(workload: Workload): { records: Buffer; pages: number } {
+  if (workload === "disk") return { records: diskRecords(), pages: DISK_BLOCKS };
+  if (workload === "program") return { records: programRecords(4096), pages: 4096 };
+  return { records: pageRecords(4096, workload === "zero" ? 0.6 : 0), pages: 4096 };
+}
+
+function programRecords(pages: number): Buffer {
+  const records = pageRecords(pages);
+  const program = programBytes(pages * PAGE_BYTES);
+  for (let page = 0; page < pages; page++) {
+    program.copy(records, page * PAGE_RECORD_BYTES + HEADER_BYTES, page * PAGE_BYTES, (page + 1) * PAGE_BYTES);
+  }
+  return records;
+}
+
 /** The middle one of several runs, and their span. */
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
@@ -99,17 +131,19 @@ export interface Speed {
 
 const PIPELINE_RUNS = 3;
 const PIPELINE_CASES = [
-  ["plain TCP, all pages literal", false, 0],
-  ["TLS, all pages literal", true, 0],
-  ["TLS, 60 % zero pages", true, 0.6],
-] as const;
+  ["plain TCP, all pages literal", false, "literal"],
+  ["TLS, all pages literal", true, "literal"],
+  ["TLS, 60 % zero pages", true, "zero"],
+  ["TLS, all pages on a disk", true, "disk"],
+  ["TLS, program text with LZ4", true, "program"],
+] as const satisfies readonly (readonly [string, boolean, Workload])[];
 
 /** Measures an end of the pipeline, each run in a process of its own, so that memory is that of one end. */
 export async function pipelineTable(end: "sender" | "receiver"): Promise<string> {
   const rows = [[`${end}, 2 GiB of guest memory`, "GB/s per core", "GB/s by the clock", "memory MB"]];
   for (let run = 0; run < PIPELINE_RUNS; run++) {
-    for (const [name, isTls, zeroShare] of PIPELINE_CASES) {
-      const child = startProcess(`${end}.ts`, String(isTls), String(zeroShare));
+    for (const [name, isTls, workload] of PIPELINE_CASES) {
+      const child = startProcess(`${end}.ts`, isTls ? "tls" : "plain", workload);
       const { perCore, wall, rssBytes } = await firstMessage<Speed>(child);
       rows.push([name, perCore.toFixed(2), wall.toFixed(2), (rssBytes / 1e6).toFixed(0)]);
     }

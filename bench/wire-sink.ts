@@ -11,17 +11,20 @@ const listener = await listen({
   security: security(process.argv[2] === "tls"),
   onRejected: (error) => console.error(error.message),
   onConnection: (connection) => {
+    const acknowledge = (rawOffset: number) => {
+      const { receivedBytes } = peer;
+      peer.send({ type: "ACK", rawOffset, wireBytes: receivedBytes, receivedBytes });
+    };
     const peer: Peer = new Peer(connection, "receiver", {
       onMessage: (message) => {
         if (message.type === "HELLO") greetAsReceiver(peer, message);
         if (message.type === "END") {
-          peer.send({ type: "ACK", rawOffset: message.rawBytes, wireBytes: peer.receivedBytes });
+          acknowledge(message.rawBytes);
           listener.close();
         }
       },
       onData: (header) => body.subarray(0, header.encodedBytes),
-      onDataComplete: (header) =>
-        peer.send({ type: "ACK", rawOffset: header.rawOffset + header.rawBytes, wireBytes: peer.receivedBytes }),
+      onDataComplete: (header) => acknowledge(header.rawOffset + header.rawBytes),
     });
     void peer.closed.catch(() => {}).then(() => process.exit());
   },

@@ -19,12 +19,13 @@ const greeting = {
   features: [],
   vm: {},
   disks: [],
+  cachePages: 0,
 };
 
 export function greetAsSender(peer: Peer): void {
-  peer.send({ type: "HELLO", ...greeting, tagKey: "0".repeat(64) });
+  peer.send({ type: "HELLO", ...greeting, checkpointPages: 0, tagKey: "0".repeat(64) });
 }
 
 export function greetAsReceiver(peer: Peer, _hello: Extract<Message, { type: "HELLO" }>): void {
-  peer.send({ type: "WELCOME", ...greeting, rawOffset: 0, windowBytes: 64 << 20 });
+  peer.send({ type: "WELCOME", ...greeting, checkpoints: [], rawOffset: 0, windowBytes: 64 << 20 });
 }

@@ -167,8 +167,8 @@ async function toolFolder(): Promise<{ readonly path: string } & Disposable> {
   return folder;
 }
 
-/** Pairs without a network of their own share this machine's ports. */
-let port = 17_747;
+/** Pairs without a network of their own share this machine's ports, and so do test files that run at the same time. */
+let port = 17_747 + 1000 * (Number(process.env.VITEST_POOL_ID ?? 1) - 1);
 
 const TICKS_AFTER = 20;
 

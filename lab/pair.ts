@@ -20,16 +20,51 @@ export interface Pair extends AsyncDisposable {
   readonly destination: Vm;
 }
 
+/** A pair whose VM can come back. */
+export interface StartedPair extends Pair {
+  /**
+   * The pair for the way back, once this one's VM has moved: ends what is left of the source's QEMU and starts a fresh
+   * one in its place that waits. The hosts have changed roles and keep their state folders. It ends with this pair.
+   */
+  back(): Promise<StartedPair>;
+}
+
 /** Starts the hosts, the source and the destination; all end when the pair is disposed. */
-export async function startPair(options: PairOptions = {}): Promise<Pair> {
+export async function startPair(options: PairOptions = {}): Promise<StartedPair> {
   await using stack = new AsyncDisposableStack();
-  const { destinationQemu = options.qemu ?? "10.0", destinationAutostart = false, rateBitsPerSecond, ...vm } = options;
-  const hosts = stack.use(await createHosts({ rateBitsPerSecond }));
+  const hosts = stack.use(await createHosts(options));
   const uuid = randomUUID();
-  const source = stack.use(await startVm({ ...vm, uuid, name: "source", host: hosts.source }));
+  const source = stack.use(await startVm({ ...options, uuid, name: "source", host: hosts.source }));
+  const { disk } = source;
+  const destination = stack.use(await startDestination(options, uuid, hosts, disk));
+  return pairOf({ options, uuid, disk, resources: stack.move() }, hosts, source, destination);
+}
+
+/** What stays the same, however often a VM goes there and back. */
+interface Journey {
+  readonly options: PairOptions;
+  readonly uuid: string;
+  /** The VM's, shared by both hosts; it lives as long as the first source. */
+  readonly disk: string;
+  readonly resources: AsyncDisposableStack;
+}
+
+function pairOf(journey: Journey, hosts: Hosts, source: Vm, destination: Vm): StartedPair {
+  const { options, uuid, disk, resources } = journey;
+  const back = async () => {
+    await source.quit();
+    const { qemu = "10.0", destinationQemu = qemu } = options;
+    const returning = { ...journey, options: { ...options, qemu: destinationQemu, destinationQemu: qemu } };
+    const swapped = { ...hosts, source: hosts.destination, destination: hosts.source };
+    const returned = resources.use(await startDestination(returning.options, uuid, swapped, disk));
+    return pairOf(returning, swapped, { ...destination, name: "source" }, returned);
+  };
+  return { hosts, source, destination, back, [Symbol.asyncDispose]: () => resources.disposeAsync() };
+}
+
+/** Starts the QEMU that waits at the destination. */
+function startDestination(options: PairOptions, uuid: string, hosts: Hosts, disk: string): Promise<Vm> {
+  const { destinationQemu = options.qemu ?? "10.0", destinationAutostart = false } = options;
   const place = { name: "destination", host: hosts.destination, qemu: destinationQemu };
-  const role = { uuid, incoming: true, paused: !destinationAutostart, disk: source.disk };
-  const destination = stack.use(await startVm({ ...vm, ...place, ...role }));
-  const resources = stack.move();
-  return { hosts, source, destination, [Symbol.asyncDispose]: () => resources.disposeAsync() };
+  return startVm({ ...options, ...place, uuid, disk, incoming: true, paused: !destinationAutostart });
 }

@@ -13,8 +13,8 @@ import { type QemuVersion, qemuCommand } from "./qemus.ts";
 export interface Load {
   readonly mib: number;
   readonly pagesPerSecond: number;
-  /** One word of a page is changed, or the whole page gets new random contents. */
-  readonly pattern: "word" | "random";
+  /** One word of a page of random contents is changed, the whole page gets new ones, or one word of a page of zeros is changed. */
+  readonly pattern: "word" | "random" | "sparse";
   /** Writing goes on and off; without it, it is always on. */
   readonly phases?: { readonly onMs: number; readonly offMs: number };
 }
@@ -30,6 +30,11 @@ export interface VmOptions {
   /** The same for both QEMUs of a VM that moves; default: none. */
   readonly uuid?: string;
   readonly memoryMiB?: number;
+  /**
+   * Touches all of the guest's memory before it starts, as huge pages would have it: where this machine is a VM itself, the
+   * first touch of a page may cost its own host more than godwit does.
+   */
+  readonly preallocated?: boolean;
   readonly cpus?: number;
   /** A disk image to use; default: a fresh copy of the guest's. */
   readonly disk?: string;
@@ -170,6 +175,7 @@ export function qemuArguments(
     ],
     ...["-machine", machine, ...acceleratorArguments(accelerator), "-cpu", cpuModel(machine)],
     ...["-m", `${memoryMiB}`, "-smp", `${cpus}`],
+    ...(options.preallocated ? preallocation(memoryMiB) : []),
     ...["-device", "VGA", "-device", "virtio-rng-pci"],
     ...["-blockdev", JSON.stringify(disk), "-device", "virtio-blk-pci,drive=disk0,id=virtio-disk0"],
     ...["-kernel", files.kernel, "-initrd", files.initrd, "-append", kernelCommandLine(options)],
@@ -180,6 +186,12 @@ export function qemuArguments(
     ...(paused ? ["-S"] : []),
     ...(options.extraArgs ?? []),
   ];
+}
+
+/** Under the name that the memory of q35 and pc has without it, so that the stream is the same. */
+function preallocation(memoryMiB: number): string[] {
+  const backend = `memory-backend-ram,id=pc.ram,size=${memoryMiB}M,prealloc=on`;
+  return ["-object", backend, "-machine", "memory-backend=pc.ram"];
 }
 
 /** `max` is another CPU in every version of QEMU; qemu64 with a versioned machine type is the same in all. */

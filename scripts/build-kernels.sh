@@ -5,4 +5,4 @@ set -eu
 cd "$(dirname "$0")/.."
 exec node_modules/.bin/asc assembly/index.ts --outFile "${1:-assembly/kernels.wasm}" \
   --runtime stub --importMemory --sharedMemory --initialMemory 1 --maximumMemory 65536 \
-  --enable simd --enable threads --enable bulk-memory -O3 --noAssert
+  --enable simd --enable relaxed-simd --enable threads --enable bulk-memory -O3 --noAssert

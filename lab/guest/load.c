@@ -1,15 +1,15 @@
 /*
  * The load in the guest: dirties pages at a given rate and checks all of them, again and again.
  *
- *   load mib=N,rate=PAGES_PER_SECOND,pattern=word|random[,on=MS,off=MS]
+ *   load mib=N,rate=PAGES_PER_SECOND,pattern=word|random|sparse[,on=MS,off=MS]
  *
- * Page i holds its number, a version with a checksum, and random contents that number and version determine:
+ * Page i holds its number, a version with a checksum, and contents that number and version determine:
  *
  *   word 0      number
  *   word 1      version << 32 | checksum(number, version)
- *   word 2..511 xorshift64 of (number, seed); the seed is the version (random) or always 0 (word)
+ *   word 2..511 xorshift64 of (number, seed); the seed is the version (random) or always 0 (word); or all zero (sparse)
  *
- * so "word" changes one word a page and "random" the whole page. Pages are written in order, round and round: those
+ * so "word" and "sparse" change one word a page and "random" the whole page. Pages are written in order, round and round: those
  * before the cursor have the current version, those behind it the one before. A page that a migration lost, tore or put
  * elsewhere is thus found by the next walk, even if it is whole in itself.
  *
@@ -38,9 +38,11 @@ enum {
 	MAX_ERROR_LINES = 10,          /* a walk */
 };
 
+enum pattern { WORD, RANDOM, SPARSE };
+
 struct options {
 	uint64_t mib, rate, on_ms, off_ms;
-	int whole_page;
+	enum pattern pattern;
 };
 
 static uint64_t *pages;
@@ -67,9 +69,12 @@ static uint64_t stamp(uint64_t number, uint64_t v)
 	return v << 32 | (uint32_t)mix(number * 0x9e3779b97f4a7c15u + v);
 }
 
+/* What word 2 follows from; xorshift64 makes zeros of zero. */
 static uint64_t first_random(uint64_t number, uint64_t v)
 {
-	return mix((number << 32 | (options.whole_page ? v : 0)) + 0x9e3779b97f4a7c15u) | 1;
+	if (options.pattern == SPARSE)
+		return 0;
+	return mix((number << 32 | (options.pattern == RANDOM ? v : 0)) + 0x9e3779b97f4a7c15u) | 1;
 }
 
 static uint64_t next_random(uint64_t x)
@@ -118,7 +123,7 @@ static int check_page(uint64_t number, int report)
 
 static void write_next_page(void)
 {
-	write_page(cursor, version, options.whole_page);
+	write_page(cursor, version, options.pattern == RANDOM);
 	if (++cursor == page_count) {
 		cursor = 0;
 		version++;
@@ -180,7 +185,7 @@ static void work(void)
 
 static void usage(const char *text)
 {
-	fprintf(stderr, "load: cannot read %s; wanted mib=N,rate=N,pattern=word|random[,on=MS,off=MS]\n", text);
+	fprintf(stderr, "load: cannot read %s; wanted mib=N,rate=N,pattern=word|random|sparse[,on=MS,off=MS]\n", text);
 	exit(2);
 }
 
@@ -191,7 +196,9 @@ static void parse(char *text)
 		    sscanf(item, "on=%" SCNu64, &options.on_ms) == 1 || sscanf(item, "off=%" SCNu64, &options.off_ms) == 1)
 			continue;
 		if (!strcmp(item, "pattern=random"))
-			options.whole_page = 1;
+			options.pattern = RANDOM;
+		else if (!strcmp(item, "pattern=sparse"))
+			options.pattern = SPARSE;
 		else if (strcmp(item, "pattern=word"))
 			usage(item);
 	}

@@ -1,3 +1,4 @@
+import { exitNow } from "./exit.ts";
 import { CANCEL_SIGNALS, type CancelSignal, signalExitCode } from "./exit-codes.ts";
 import { writeLastWords } from "./output.ts";
 
@@ -35,7 +36,7 @@ export function cancelOnSignals(say: (line: string) => void, words: CancelWords)
       say(`${words.waitingFor}; once more ends godwit at once, whatever it leaves behind`);
     } else {
       writeLastWords(`godwit: ended at once; ${words.leftBehind}\n`);
-      process.exit(signalExitCode(name));
+      exitNow(signalExitCode(name));
     }
   };
   const names = Object.keys(CANCEL_SIGNALS) as CancelSignal[];

@@ -34,6 +34,11 @@ export function formatDuration(ms: number): string {
   return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
 }
 
+/** A moment in the time zone of the machine: `2026-11-22 16:55`. */
+export function formatTime(ms: number): string {
+  return new Date(ms).toLocaleString("sv-SE", { dateStyle: "short", timeStyle: "short" });
+}
+
 /** What is left to wait for, without false precision: `8.4 s` → `about 8 s`. */
 export function formatWait(ms: number): string {
   const seconds = Math.round(ms / 1000);

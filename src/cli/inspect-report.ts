@@ -1,6 +1,7 @@
 import { PAGE_FORMS, type PageCounts, type PageForm, sumOf } from "../stream/inspection.ts";
 import { formatBytes, formatCount, oneLine } from "./format.ts";
 import type { StreamReport } from "./inspect-stream.ts";
+import { table } from "./table.ts";
 
 const FORM_TITLES: Readonly<Record<PageForm, string>> = {
   zero: "zero",
@@ -11,6 +12,17 @@ const FORM_TITLES: Readonly<Record<PageForm, string>> = {
   filled: "filled",
   xbzrle: "xbzrle",
   compressed: "compressed",
+};
+
+const SENT_TITLES: Readonly<Record<keyof StreamReport["pageFormat"]["pages"], string>> = {
+  zeroPages: "zero",
+  diskPages: "disk",
+  checkpointPages: "checkpoint",
+  samePages: "same",
+  deltaPages: "delta",
+  literalPages: "literal",
+  blankPages: "blank",
+  rawPages: "raw",
 };
 
 const BYTE_TITLES: Readonly<Record<keyof StreamReport["byteCounts"], string>> = {
@@ -134,11 +146,15 @@ function trailing({ trailingBytes }: StreamReport): string {
 }
 
 function pageFormat({ pageFormat, bytes }: StreamReport): string[] {
-  const { version, batches, tokenBytes, payloadBytes, zstdBytes } = pageFormat;
+  const { version, batches, tokenBytes, payloadBytes, zstdBytes, pages } = pageFormat;
   const bodyBytes = tokenBytes + payloadBytes;
+  const forms = (Object.keys(SENT_TITLES) as (keyof typeof SENT_TITLES)[])
+    .filter((form) => pages[form] > 0)
+    .map((form) => `${formatCount(pages[form])} ${SENT_TITLES[form]}`);
   const share = (part: number) => `${formatBytes(part)} (${percent(part, bytes)})`;
   return [
     `in page format ${version}: ${share(bodyBytes)}, ${formatBytes(tokenBytes)} of it tokens, in ${formatCount(batches)} batches`,
+    ...(forms.length === 0 ? [] : [`its pages: ${forms.join(", ")}`]),
     ...(zstdBytes === null ? [] : [`packed with zstd: ${share(zstdBytes)}`]),
   ];
 }
@@ -157,14 +173,4 @@ function percent(part: number, whole: number): string {
 
 function more(leftOut: number): string[] {
   return leftOut > 0 ? [`and ${formatCount(leftOut)} more`] : [];
-}
-
-/** Columns two blanks apart, the first ones to the left and the others to the right. */
-function table(rows: readonly (readonly string[])[], leftColumns = 1): string[] {
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  return rows.map((row) =>
-    row
-      .map((cell, column) => (column < leftColumns ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!)))
-      .join("  "),
-  );
 }

@@ -1,11 +1,18 @@
 import { type FileHandle, open } from "node:fs/promises";
 import { isatty } from "node:tty";
-import { type Batch, BatchEncoder } from "../compact/encoder.ts";
+import { promisify } from "node:util";
+import { zstdCompress } from "node:zlib";
+import type { Batch } from "../compact/batch-writer.ts";
+import { CacheForms } from "../compact/cache-forms.ts";
+import { BatchEncoder, type FormCounts, type References } from "../compact/encoder.ts";
 import { PAGE_FORMAT } from "../compact/limits.ts";
+import { TAG_KEY_BYTES } from "../compact/page-kernels.ts";
+import { type IndexedPlaces, PlaceMatcher, placeMatcherBytes } from "../compact/place-matcher.ts";
+import { xxh3Secret } from "../compact/xxh3-secret.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import { createKernels } from "../migration/kernels.ts";
-import { packBody } from "../migration/packing.ts";
 import { RawWindow } from "../migration/window.ts";
+import { zstdOptions } from "../migration/workers/job.ts";
 import type { StreamHandler } from "../stream/events.ts";
 import type { Inspection } from "../stream/inspection.ts";
 import { StreamInspector } from "../stream/inspector.ts";
@@ -13,8 +20,12 @@ import { MAX_HELD_BYTES, StreamParser } from "../stream/parser.ts";
 
 /** Bytes kept: more than a batch can span (BATCH_RAW_BYTES) and a read, as zstd is given batches from here. */
 const WINDOW_BYTES = 8 * 1024 * 1024;
+/** Slots of the page cache: 512 MiB, what `send` takes for a VM of 1 GiB or more. */
+const CACHE_PAGES = 131_072;
 /** Batches packed at the same time: Node's thread pool has four threads. */
 const MAX_PACKING = 4;
+
+const compress = promisify(zstdCompress);
 
 /** How the stream would look on the wire (docs/page-format.md), the messages' headers left out. */
 export interface PageFormatReport {
@@ -22,6 +33,8 @@ export interface PageFormatReport {
   batches: number;
   tokenBytes: number;
   payloadBytes: number;
+  /** Pages by form; those of literal pages that only a ramblock's name kept from being looked at are raw. */
+  pages: Omit<FormCounts, "rawBytes" | "deltaBytes">;
   /** Tokens and payload, each batch packed with zstd where that makes it smaller; null if it was not tried. */
   zstdBytes: number | null;
 }
@@ -32,12 +45,29 @@ export type StreamReport = Inspection & { pageFormat: PageFormatReport };
 /** Puts the next bytes into `region` and returns how many; 0 at the end. */
 export type Read = (region: Uint8Array) => Promise<number>;
 
+export interface InspectOptions {
+  /** Also pack batches with zstd. */
+  readonly zstd?: boolean;
+  /** Where pages may be found. */
+  readonly places?: readonly IndexedPlaces[];
+}
+
 /** Reads a stream to its end and says what it holds, in memory that does not grow with it. */
-export async function inspectStream(read: Read, { zstd = false }: { zstd?: boolean } = {}): Promise<StreamReport> {
-  const kernels = createKernels(MAX_HELD_BYTES + WINDOW_BYTES);
+export async function inspectStream(
+  read: Read,
+  { zstd = false, places = [] }: InspectOptions = {},
+): Promise<StreamReport> {
+  const cacheBytes = CacheForms.memoryBytes(CACHE_PAGES);
+  const kernels = createKernels(MAX_HELD_BYTES + WINDOW_BYTES + cacheBytes + placeMatcherBytes(places.length));
+  const { pages, bytes, base } = kernels;
   const window = new RawWindow(kernels, WINDOW_BYTES);
-  const pageFormat = new PageFormatMeter(kernels.bytes, zstd);
-  const encoder = new BatchEncoder((batch) => pageFormat.add(batch));
+  const pageFormat = new PageFormatMeter(bytes, zstd);
+  const cacheAt = base + MAX_HELD_BYTES + WINDOW_BYTES;
+  const [key, secret] = [new Uint8Array(TAG_KEY_BYTES), xxh3Secret(0n)]; // nothing of it is sent
+  const cache = new CacheForms(pages, bytes, cacheAt, CACHE_PAGES, key, secret);
+  const matcher = new PlaceMatcher(pages, bytes, cacheAt + cacheBytes, places, key);
+  const references: References = { match: (from, records) => matcher.match(from, records), referred: () => {} };
+  const encoder = new BatchEncoder((batch) => pageFormat.add(batch), undefined, references, cache);
   const inspector = new StreamInspector(kernels.bytes);
   const parser = new StreamParser(kernels.scanner, both(inspector, encoder));
   for (;;) {
@@ -50,7 +80,8 @@ export async function inspectStream(read: Read, { zstd = false }: { zstd?: boole
   encoder.ahead(window.parseAt, window.writeAt);
   encoder.flush();
   await pageFormat.settled(0);
-  return { ...inspector.finish(window.writeAt - window.parseAt), pageFormat: pageFormat.report };
+  const { rawBytes: _raw, deltaBytes: _delta, ...forms } = encoder.counts;
+  return { ...inspector.finish(window.writeAt - window.parseAt), pageFormat: { ...pageFormat.report, pages: forms } };
 }
 
 /**
@@ -58,7 +89,7 @@ export async function inspectStream(read: Read, { zstd = false }: { zstd?: boole
  *
  * @throws CLI_INSPECT_UNREADABLE, CLI_INSPECT_EMPTY
  */
-export async function inspectFile(path: string, options: { zstd?: boolean }): Promise<StreamReport> {
+export async function inspectFile(path: string, options: InspectOptions): Promise<StreamReport> {
   const report = path === "-" ? await inspectInput(options) : await inspectPath(path, options);
   if (report.bytes === 0) throw new GodwitError("CLI_INSPECT_EMPTY", `${nameOf(path)} is empty`, { path });
   return report;
@@ -69,7 +100,7 @@ export function nameOf(path: string): string {
   return path === "-" ? "standard input" : path;
 }
 
-async function inspectPath(path: string, options: { zstd?: boolean }): Promise<StreamReport> {
+async function inspectPath(path: string, options: InspectOptions): Promise<StreamReport> {
   await using file = await opened(path);
   return await inspectStream(async (region) => {
     try {
@@ -89,7 +120,7 @@ async function opened(path: string): Promise<FileHandle> {
 }
 
 /** Standard input may be anything, also non-blocking; so it is read as a stream and copied. */
-function inspectInput(options: { zstd?: boolean }): Promise<StreamReport> {
+function inspectInput(options: InspectOptions): Promise<StreamReport> {
   if (isatty(0)) {
     throw new GodwitError("CLI_INSPECT_UNREADABLE", "standard input is a terminal: pipe a stream into it");
   }
@@ -138,7 +169,7 @@ function both(first: StreamHandler, second: StreamHandler): StreamHandler {
 
 /** Adds up batches, packed if wanted. */
 class PageFormatMeter {
-  readonly report: PageFormatReport;
+  readonly report: Omit<PageFormatReport, "pages">;
   readonly #memory: Uint8Array;
   readonly #packing = new Set<Promise<void>>();
 
@@ -159,7 +190,7 @@ class PageFormatMeter {
   }
 
   async #pack(body: Buffer): Promise<void> {
-    const packed = await packBody(body);
+    const packed = await compress(body, zstdOptions(body.length, 1));
     this.report.zstdBytes! += Math.min(packed.length, body.length);
   }
 

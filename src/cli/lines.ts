@@ -1,5 +1,13 @@
 /** The lines that stay: what has happened, in words. Pure. */
-import type { DestinationSummary, DowntimeParts, MigrationEvent, SourceSummary } from "../migration/events.ts";
+import { nameOf } from "../compact/codec.ts";
+import type {
+  DestinationSummary,
+  DowntimeParts,
+  KeptCheckpoint,
+  KnownCheckpoint,
+  MigrationEvent,
+  SourceSummary,
+} from "../migration/events.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import { formatAddress } from "../wire/address.ts";
 import { formatBytes, formatCount, formatDuration, formatLinkRate, oneLine } from "./format.ts";
@@ -16,16 +24,20 @@ export function logLine(event: MigrationEvent, role: Role): string | undefined {
   switch (event.event) {
     case "listening":
       return `listening on ${formatAddress(event)}`;
-    case "connected":
+    case "connected": {
+      const checkpoint = checkpointText(event.checkpoint, role);
       return role === "source"
-        ? `connected to ${event.peer}, ${vmText(event.vm)}, round trip ${formatDuration(event.roundTripMs)}`
-        : `connected by ${event.peer}, ${vmText(event.vm)}`;
+        ? `connected to ${event.peer}, ${vmText(event.vm)}, round trip ${formatDuration(event.roundTripMs)}${checkpoint}`
+        : `connected by ${event.peer}, ${vmText(event.vm)}${checkpoint}`;
+    }
     case "started":
       return `started, ${formatBytes(event.memoryBytes)} of guest memory`;
     case "round":
       return roundLine(event);
     case "limit":
       return `QEMU's downtime-limit is now ${event.downtimeLimitMs} ms: ${event.reason}`;
+    case "codec":
+      return `compression is now ${nameOf(event)}: ${event.reason}`;
     case "switchover":
       return `switchover after ${formatDuration(event.elapsedMs)}: the guest is stopped at the source`;
     case "loaded":
@@ -36,6 +48,10 @@ export function logLine(event: MigrationEvent, role: Role): string | undefined {
       return event.isPaused
         ? "the VM is paused at the destination, as it was at the source"
         : `the VM runs at the destination, ${formatDuration(event.resumeMs)} after it was handed over`;
+    case "keeping":
+      return event.readBytes === 0 ? "keeping a checkpoint of the VM here" : undefined;
+    case "checkpoint":
+      return checkpointLine(event);
     case "summary":
       return event.role === "source" ? sourceSummary(event).join("\n") : destinationSummary(event).join("\n");
     default:
@@ -43,9 +59,19 @@ export function logLine(event: MigrationEvent, role: Role): string | undefined {
   }
 }
 
+function checkpointLine({ id, pages, bytes, ms }: KeptCheckpoint): string {
+  const size = `${formatCount(pages)} pages, ${formatBytes(bytes)} on the disk`;
+  return `checkpoint ${id} is kept here for when the VM comes back: ${size}, in ${formatDuration(ms)}`;
+}
+
 function vmText({ qemuVersion: { major, minor, micro }, machineType, memoryBytes, name }: VmFacts): string {
   const named = name === null ? "" : `${name}, `;
   return oneLine(`${named}QEMU ${major}.${minor}.${micro}, ${machineType}, ${formatBytes(memoryBytes)}`);
+}
+
+function checkpointText(checkpoint: KnownCheckpoint | null, role: Role): string {
+  if (checkpoint === null) return "";
+  return `; a checkpoint of it ${role === "source" ? "there" : "here"} has ${formatCount(checkpoint.pages)} pages`;
 }
 
 function roundLine(event: Extract<MigrationEvent, { event: "round" }>): string {
@@ -71,6 +97,8 @@ function sourceSummary(summary: SourceSummary): string[] {
     `  downtime  ${isPaused ? "none, the VM was paused already" : downtimeText(downtimeMs, downtimeParts)}`,
     `  bytes     ${formatBytes(rawBytes)} -> ${formatBytes(wireBytes)} on the wire${ratio}`,
     `  memory    ${formatBytes(memoryBytes)}, pages sent: ${pagesText(summary)}`,
+    ...savedLines(summary),
+    `  cost      ${cpuText(summary.cpuSeconds)}`,
   ];
 }
 
@@ -83,6 +111,7 @@ function destinationSummary(summary: DestinationSummary): string[] {
     `  total     ${formatDuration(totalMs)}, waiting included`,
     `  downtime  ${parts.join(", ")}; godwit send knows all of it`,
     `  bytes     ${formatBytes(wireBytes)} on the wire -> ${formatBytes(rawBytes)}`,
+    `  cost      ${cpuText(summary.cpuSeconds)}`,
   ];
 }
 
@@ -103,12 +132,41 @@ function downtimeText(downtimeMs: number, parts: DowntimeParts): string {
   return `${formatDuration(downtimeMs)}: ${keys.map((key) => `${named[key]} ${formatDuration(parts[key])}`).join(", ")}`;
 }
 
-function pagesText({ pages, nackedPages }: SourceSummary): string {
-  const { zeroPages, diskPages, literalPages, blankPages, rawPages } = pages;
-  const disk = nackedPages > 0 ? `disk (${formatCount(nackedPages)} of them in vain)` : "disk";
-  const forms = { zero: zeroPages, [disk]: diskPages, literal: literalPages, blank: blankPages, raw: rawPages };
-  return Object.entries(forms)
+/** What was not sent, by form; and how what was left was compressed. */
+function savedLines({ savedBytes, packing }: SourceSummary): string[] {
+  const lines: string[] = [];
+  if (savedBytes !== null) {
+    const { inVain, ...forms } = savedBytes;
+    const parts = Object.entries(forms).filter(([, bytes]) => bytes > 0);
+    const total = parts.reduce((sum, [, bytes]) => sum + bytes, -inVain);
+    const texts = parts.map(([form, bytes]) => `${form} ${formatBytes(bytes)}`);
+    if (inVain > 0) texts.push(`less ${formatBytes(inVain)} in vain`);
+    if (parts.length > 0) lines.push(`  saved     ${formatBytes(total)}: ${texts.join(", ")}`);
+  }
+  if (packing !== null) lines.push(`  packing   ${nameOf(packing)}: ${packing.reason}`);
+  return lines;
+}
+
+/** `2.1 s of CPU time here, of it encode 0.62 s`. */
+function cpuText({ total, ...parts }: Readonly<{ total: number } & Record<string, number>>): string {
+  const texts = Object.entries(parts).map(([part, seconds]) => `${part} ${formatDuration(seconds * 1000)}`);
+  return `${formatDuration(total * 1000)} of CPU time, of it ${texts.join(", ")}`;
+}
+
+function pagesText({ pages, deltaBytes, nackedPages }: SourceSummary): string {
+  const forms = {
+    zero: pages.zeroPages,
+    disk: pages.diskPages,
+    checkpoint: pages.checkpointPages,
+    same: pages.samePages,
+    [`delta (${formatBytes(deltaBytes)})`]: pages.deltaPages,
+    literal: pages.literalPages,
+    blank: pages.blankPages,
+    raw: pages.rawPages,
+  };
+  const sent = Object.entries(forms)
     .filter(([form, pages]) => pages > 0 || form === "zero" || form === "literal")
     .map(([form, pages]) => `${formatCount(pages)} ${form}`)
     .join(", ");
+  return nackedPages > 0 ? `${sent}; ${formatCount(nackedPages)} referred to in vain` : sent;
 }

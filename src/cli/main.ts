@@ -1,8 +1,10 @@
 import { Command, CommanderError } from "commander";
 import packageJson from "../../package.json" with { type: "json" };
 import { GodwitError } from "../errors.ts";
-import { specificAdviceFor } from "../migration/advice.ts";
+import { checkpointCommand } from "./checkpoint.ts";
+import { complain } from "./complain.ts";
 import { EXIT, EXIT_CODES_HELP } from "./exit-codes.ts";
+import { indexCommand } from "./index-command.ts";
 import { inspectCommand } from "./inspect.ts";
 import { keyCommand } from "./key.ts";
 import { errorLine } from "./lines.ts";
@@ -25,30 +27,32 @@ const program = new Command("godwit")
   .addHelpText("after", HELP)
   .addCommand(sendCommand())
   .addCommand(receiveCommand())
+  .addCommand(checkpointCommand())
   .addCommand(keyCommand())
+  .addCommand(indexCommand())
   .addCommand(inspectCommand())
   .addCommand(replayCommand());
 
 /** Usage errors are one line, like all others. */
-for (const command of [program, ...program.commands]) {
-  const name = command === program ? "godwit" : `godwit ${command.name()}`;
+function configure(command: Command, name: string): void {
   command.exitOverride().configureOutput({
     outputError: (text, write) => {
       const message = text.replace(/^error: /, "").replaceAll(/\s*\n\s*/g, " ");
       write(`${errorLine(message.trim(), "nothing was changed", `see ${name} --help`)}\n`);
     },
   });
+  for (const child of command.commands) configure(child, `${name} ${child.name()}`);
 }
+configure(program, "godwit");
 
 try {
   await program.parseAsync();
 } catch (error) {
   if (error instanceof CommanderError) {
     process.exitCode = error.exitCode === 0 ? 0 : EXIT.refused;
-  } else if (error instanceof GodwitError) {
+  } else {
     // The commands that change nothing anyway need not say so.
-    const vm = /^(CLI_INSPECT|CLI_REPLAY|CONTROL)_/.test(error.code) ? "" : "nothing was changed";
-    process.stderr.write(`${errorLine(error.message, vm, specificAdviceFor(error, "source") ?? "")}\n`);
-    process.exitCode = EXIT.refused;
-  } else throw error;
+    const isHarmless = error instanceof GodwitError && /^(CLI_INSPECT|CLI_REPLAY|CONTROL)_/.test(error.code);
+    complain(error, isHarmless ? "" : "nothing was changed", EXIT.refused);
+  }
 }

@@ -1,20 +1,28 @@
 import { Command } from "commander";
 import { receiveFromPeer } from "../migration/destination.ts";
+import { openCheckpoints } from "../migration/open-checkpoints.ts";
+import { stateDirOf } from "../store/state-dir.ts";
 import type { Address } from "../wire/address.ts";
 import { EXIT_CODES_HELP } from "./exit-codes.ts";
 import {
   addressOption,
   allowOlderQemuOption,
   type CommonOptions,
+  deltaCacheOption,
+  diskOption,
   jsonOption,
   pskFileOption,
   qmpOption,
+  stateDirOption,
+  threadsOption,
 } from "./options.ts";
 import { runToExit } from "./run.ts";
 
 interface ReceiveOptions extends CommonOptions {
   listen: Address;
   once?: true;
+  checkpointRefs: boolean;
+  stateDir?: string;
 }
 
 const HELP = `
@@ -33,6 +41,11 @@ export function receiveCommand(): Command {
     .addOption(pskFileOption())
     .addOption(jsonOption())
     .option("--once", "end after the first attempt, even if it was refused")
+    .addOption(threadsOption())
+    .option("--no-checkpoint-refs", "take pages whole that stand in a checkpoint which was kept here")
+    .addOption(stateDirOption())
+    .addOption(deltaCacheOption())
+    .addOption(diskOption())
     .addOption(allowOlderQemuOption())
     .addHelpText("after", HELP)
     .action(receive);
@@ -50,7 +63,11 @@ function receive(options: ReceiveOptions): Promise<never> {
       qmpPath: options.qmp,
       listen: options.listen,
       once: options.once ?? false,
+      diskPaths: options.disk,
+      openCheckpoints: options.checkpointRefs ? () => openCheckpoints(stateDirOf(options.stateDir)) : undefined,
+      deltaCacheBytes: options.deltaCache,
       allowOlderQemu: options.allowOlderQemu ?? false,
+      ...(options.threads !== undefined && { threads: options.threads }),
     }),
   );
 }

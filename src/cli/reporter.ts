@@ -46,7 +46,7 @@ export function openReporter(role: Role, isJson: boolean): Reporter {
 function jsonScreen(stdout: Output): Screen {
   return {
     show: (event) => {
-      const isProgress = event.event === "progress" || event.event === "receiving";
+      const isProgress = ["progress", "receiving", "keeping"].includes(event.event);
       if (isProgress && stdout.pendingBytes > SLOW_READER_BYTES) return;
       stdout.write(`${JSON.stringify(event, roundNumbers)}\n`);
     },
@@ -86,7 +86,7 @@ function liveScreen(role: Role, stdout: Output): Screen {
   return {
     show: (event) => {
       view = advanceView(view, event);
-      const staysInSight = event.event === "listening" || event.event === "connected" || event.event === "summary";
+      const staysInSight = ["listening", "connected", "checkpoint", "summary"].includes(event.event);
       const line = staysInSight ? logLine(event, role) : undefined;
       if (line !== undefined) above(stdout, line);
       if (event.event !== "summary" && stdout.pendingBytes < SLOW_TERMINAL_BYTES) draw();

@@ -1,6 +1,7 @@
 import type { EventListener, Status } from "../migration/events.ts";
 import type { Security } from "../wire/transport.ts";
 import { type CancelWords, cancelOnSignals } from "./cancel.ts";
+import { exitNow } from "./exit.ts";
 import { EXIT, exitCodeOf } from "./exit-codes.ts";
 import { errorLine, type Role } from "./lines.ts";
 import { type CommonOptions, securityOf } from "./options.ts";
@@ -36,12 +37,12 @@ export async function runToExit(
   }
   await reporter.drained();
   // Not left to Node: a socket to a host that has gone away would hold the process for minutes.
-  process.exit(code);
+  exitNow(code);
 }
 
 /** The VM may be anywhere between the two sides, so this is no plain failure. */
 function onBug(error: Error): never {
   const line = errorLine("a bug in godwit", "the VM may be stopped: look at both sides", "please report what follows");
   writeLastWords(`${line}\n${error.stack}\n`);
-  process.exit(EXIT["in-doubt"]);
+  exitNow(EXIT["in-doubt"]);
 }

@@ -1,23 +1,36 @@
-import { Command } from "commander";
+import { Command, Option } from "commander";
+import { NONE, type Packing } from "../compact/codec.ts";
 import { migrateToPeer } from "../migration/source.ts";
+import { stateDirOf } from "../store/state-dir.ts";
 import type { Address } from "../wire/address.ts";
+import { parseCompression } from "./compression.ts";
 import { EXIT_CODES_HELP } from "./exit-codes.ts";
 import {
   addressOption,
   allowOlderQemuOption,
   type CommonOptions,
+  deltaCacheOption,
+  diskOption,
   jsonOption,
   maxBandwidthOption,
+  placeOf,
   pskFileOption,
   qmpOption,
+  type StoreOptions,
+  stateDirOption,
+  storeSizeOption,
+  threadsOption,
 } from "./options.ts";
 import { runToExit } from "./run.ts";
 
-interface SendOptions extends CommonOptions {
+interface SendOptions extends CommonOptions, StoreOptions {
   to: Address;
   maxBandwidth?: number;
-  compress: boolean;
+  /** false: --no-compress. */
+  compress: "auto" | Packing | false;
   diskRefs: boolean;
+  checkpointRefs: boolean;
+  keepCheckpoint: boolean;
   quit?: true;
 }
 
@@ -39,13 +52,27 @@ export function sendCommand(): Command {
     .addOption(pskFileOption())
     .addOption(jsonOption())
     .addOption(maxBandwidthOption())
-    .option("--no-compress", "never compress, even where the link is the bottleneck")
+    .addOption(compressOption())
+    .option("--no-compress", "the same as --compress none")
+    .addOption(threadsOption())
     .option("--no-disk-refs", "send pages whole that stand on a disk of the VM")
+    .addOption(diskOption())
+    .option("--no-checkpoint-refs", "send pages whole that stand in a checkpoint which the destination has kept")
+    .addOption(deltaCacheOption())
     .addOption(allowOlderQemuOption())
+    .option("--keep-checkpoint", "keep the VM's memory here once it has left, for when it comes back", true)
+    .option("--no-keep-checkpoint", "keep nothing of it")
+    .addOption(stateDirOption())
+    .addOption(storeSizeOption())
     .option("--quit", "end the source QEMU once the VM is at the destination")
     .addHelpText("after", HELP)
     .action(send);
 }
+
+const compressOption = () =>
+  new Option("--compress <codec>", "auto (by what is the bottleneck), none, lz4, zstd or zstd:LEVEL")
+    .argParser(parseCompression)
+    .default("auto" as const);
 
 function send(options: SendOptions): Promise<never> {
   const words = {
@@ -59,8 +86,14 @@ function send(options: SendOptions): Promise<never> {
       qmpPath: options.qmp,
       to: options.to,
       maxBytesPerSecond: options.maxBandwidth,
-      codec: options.compress ? "auto" : "none",
+      packing: options.compress || NONE,
+      ...(options.threads !== undefined && { threads: options.threads }),
       diskReferences: options.diskRefs,
+      diskPaths: options.disk,
+      stateDir: stateDirOf(options.stateDir),
+      checkpointReferences: options.checkpointRefs,
+      deltaCacheBytes: options.deltaCache,
+      keepCheckpoint: options.keepCheckpoint ? placeOf(options) : undefined,
       allowOlderQemu: options.allowOlderQemu ?? false,
       quit: options.quit ?? false,
     }),

@@ -1,4 +1,5 @@
 /** The live view of a migration, as a state that events advance and lines that are drawn from it. Pure. */
+import { nameOf, type Packing } from "../compact/codec.ts";
 import type { MigrationEvent, Progress } from "../migration/events.ts";
 import { formatByteRate, formatBytes, formatCount, formatDuration, formatLinkRate, formatWait } from "./format.ts";
 import { type Role, roundName } from "./lines.ts";
@@ -21,6 +22,8 @@ export interface ViewState {
   readonly headline: string | null;
   readonly progress: Progress | undefined;
   readonly receiving: Receiving | undefined;
+  /** How batches are compressed, once that was changed. */
+  readonly packing: Packing | undefined;
   /** What there was to send when the round began. */
   readonly roundBytes: number;
   /** The least that was left of it so far. */
@@ -29,7 +32,15 @@ export interface ViewState {
 
 export function initialView(role: Role): ViewState {
   const headline = role === "source" ? "connecting" : "starting";
-  return { role, headline, progress: undefined, receiving: undefined, roundBytes: 0, roundLeftBytes: 0 };
+  return {
+    role,
+    headline,
+    progress: undefined,
+    receiving: undefined,
+    packing: undefined,
+    roundBytes: 0,
+    roundLeftBytes: 0,
+  };
 }
 
 export function advanceView(view: ViewState, event: MigrationEvent): ViewState {
@@ -42,6 +53,8 @@ export function advanceView(view: ViewState, event: MigrationEvent): ViewState {
       return advanceProgress(view, event);
     case "receiving":
       return { ...view, headline: null, receiving: event };
+    case "codec":
+      return { ...view, packing: event };
     case "switchover":
       return { ...view, headline: "the guest is stopped, the rest is on its way" };
     case "loaded":
@@ -53,12 +66,18 @@ export function advanceView(view: ViewState, event: MigrationEvent): ViewState {
       };
     case "running":
       return { ...view, headline: "the VM is at the destination" };
+    case "keeping":
+      return { ...view, headline: `the VM is at the destination; keeping a checkpoint of it: ${keptText(event)}` };
     case "error":
       // The destination goes on listening unless the summary follows.
       return view.role === "source" ? view : { ...initialView("destination"), headline: WAITING };
     default:
       return view;
   }
+}
+
+function keptText({ readBytes, totalBytes }: Extract<MigrationEvent, { event: "keeping" }>): string {
+  return `${Math.floor((readBytes / Math.max(totalBytes, 1)) * 100)} % of ${formatBytes(totalBytes)}`;
 }
 
 function advanceProgress(view: ViewState, progress: Progress): ViewState {
@@ -77,7 +96,7 @@ export function renderView(view: ViewState, columns: number): string[] {
   return lines(view).map((line) => line.slice(0, Math.max(1, columns - 1)));
 }
 
-function lines({ headline, progress, receiving, roundBytes, roundLeftBytes }: ViewState): string[] {
+function lines({ headline, progress, receiving, packing, roundBytes, roundLeftBytes }: ViewState): string[] {
   if (headline !== null) return [headline];
   if (receiving !== undefined) return receivingLines(receiving);
   if (progress === undefined) return [];
@@ -89,7 +108,7 @@ function lines({ headline, progress, receiving, roundBytes, roundLeftBytes }: Vi
     wwsBytes === null
       ? `${left} of ${formatBytes(roundBytes)}`
       : `${left} of a working set of ${formatBytes(wwsBytes)}, ${dirtied}`,
-    `link ${formatLinkRate(linkBytesPerSecond)}, effective ${formatByteRate(effectiveBytesPerSecond)} of guest memory`,
+    `link ${formatLinkRate(linkBytesPerSecond)}, effective ${formatByteRate(effectiveBytesPerSecond)} of guest memory${packing === undefined ? "" : `, compression ${nameOf(packing)}`}`,
     `${formatDuration(progress.elapsedMs)}, ${formatCount(sentPages(progress))} pages as ${formatBytes(progress.wireBytes)} on the wire, ${endText(progress)}`,
   ];
 }

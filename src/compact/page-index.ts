@@ -1,16 +1,11 @@
-import { PAGE_BYTES } from "../stream/format.ts";
 import { INDEX_BUCKET_BYTES, indexBucketsFor, type PageKernels } from "./page-kernels.ts";
-import { XXH3_SECRET_BYTES } from "./xxh3-secret.ts";
 
-/** Pages that are put in at once. */
-const CHUNK_PAGES = 256;
-/** Chunks that may be under way at the same time: one is read while another is put in. */
-const CHUNKS = 2;
 /** Hashes that are looked up at once, at most. */
 export const MAX_LOOKUPS = 256;
 const HASH_BYTES = 8;
 const WORD_BYTES = 4;
-const SCRATCH_PAGES = Math.max(CHUNK_PAGES, MAX_LOOKUPS);
+/** Hashes that are put in at once. */
+const SCRATCH_HASHES = MAX_LOOKUPS;
 
 /**
  * Which pages were seen where: the hash of each to a number of 32 bits. It lives in kernels' memory, 12.8 bytes an entry.
@@ -19,17 +14,13 @@ const SCRATCH_PAGES = Math.max(CHUNK_PAGES, MAX_LOOKUPS);
  * changed since.
  */
 export class PageIndex {
-  /** Where pages to be put in are to stand. */
-  readonly chunks: readonly Uint8Array[];
   /** The secret of its hashes. */
   readonly secret: Uint8Array;
   readonly #kernels: PageKernels;
   readonly #bytes: Uint8Array;
   readonly #words: DataView;
   readonly #capacity: number;
-  readonly #secretAt: number;
   readonly #hashes: number;
-  readonly #addresses: number;
   readonly #values: number;
   readonly #table: number;
   readonly #buckets: number;
@@ -37,10 +28,7 @@ export class PageIndex {
 
   /** The memory that an index of so many entries takes. */
   static memoryBytes(entries: number): number {
-    const scratch = SCRATCH_PAGES * (HASH_BYTES + 2 * WORD_BYTES);
-    return (
-      indexBucketsFor(entries) * INDEX_BUCKET_BYTES + CHUNKS * CHUNK_PAGES * PAGE_BYTES + scratch + XXH3_SECRET_BYTES
-    );
+    return indexBucketsFor(entries) * INDEX_BUCKET_BYTES + SCRATCH_HASHES * (HASH_BYTES + WORD_BYTES);
   }
 
   /** @param base where in `bytes`, the kernels' memory, `memoryBytes(entries)` are to be used; 64-byte aligned */
@@ -53,37 +41,40 @@ export class PageIndex {
     this.#table = base;
     const end = base + this.#buckets * INDEX_BUCKET_BYTES;
     bytes.fill(0xff, base, end);
-    const chunkBytes = CHUNK_PAGES * PAGE_BYTES;
-    this.chunks = Array.from({ length: CHUNKS }, (_, i) =>
-      bytes.subarray(end + i * chunkBytes).subarray(0, chunkBytes),
-    );
-    this.#hashes = end + CHUNKS * chunkBytes;
-    this.#addresses = this.#hashes + SCRATCH_PAGES * HASH_BYTES;
-    this.#values = this.#addresses + SCRATCH_PAGES * WORD_BYTES;
-    this.#secretAt = this.#values + SCRATCH_PAGES * WORD_BYTES;
+    this.#hashes = end;
+    this.#values = end + SCRATCH_HASHES * HASH_BYTES;
     this.secret = secret;
-    bytes.set(secret, this.#secretAt);
   }
 
   get entries(): number {
     return this.#entries;
   }
 
-  /** Whether it holds what it was made for. Pages that are put in all the same may be dropped. */
+  /** Whether it holds what it was made for. What is put in all the same may be dropped. */
   get isFull(): boolean {
     return this.#entries >= this.#capacity;
   }
 
-  /** Puts the first `pages` pages of `chunks[chunk]` in, under the numbers from `value` on; pages that are all zero are left out. */
-  add(chunk: number, pages: number, value: number): void {
-    const first = this.chunks[chunk]!.byteOffset - this.#bytes.byteOffset;
-    const count = this.#kernels.listNonZero(first, PAGE_BYTES, pages, this.#addresses);
-    this.#kernels.hashPages(this.#secretAt, this.#addresses, count, this.#hashes);
-    for (let i = 0; i < count * WORD_BYTES; i += WORD_BYTES) {
-      const page = (this.#words.getUint32(this.#addresses + i, true) - first) / PAGE_BYTES;
-      this.#words.setUint32(this.#values + i, value + page, true);
+  /** Puts hashes (u64 each) in, under the numbers from `value` on; one that is 0 stands for no page. */
+  addHashes(hashes: Uint8Array, value: number): void {
+    const from = new DataView(hashes.buffer, hashes.byteOffset, hashes.length);
+    let count = 0;
+    for (let at = 0; at < hashes.length; at += HASH_BYTES, value++) {
+      const low = from.getUint32(at, true);
+      const high = from.getUint32(at + WORD_BYTES, true);
+      if (low === 0 && high === 0) continue;
+      this.#words.setUint32(this.#hashes + count * HASH_BYTES, low, true);
+      this.#words.setUint32(this.#hashes + count * HASH_BYTES + WORD_BYTES, high, true);
+      this.#words.setUint32(this.#values + count * WORD_BYTES, value, true);
+      if (++count === SCRATCH_HASHES) count = this.#insert(count);
     }
+    this.#insert(count);
+  }
+
+  /** Puts the first `count` hashes of the scratch memory in. Returns 0. */
+  #insert(count: number): number {
     this.#entries += this.#kernels.insertPages(this.#table, this.#buckets, this.#hashes, this.#values, count);
+    return 0;
   }
 
   /** Looks at most MAX_LOOKUPS hashes (u64 each) up; `out` gets their numbers, NOT_FOUND where there is none. */

@@ -1,5 +1,6 @@
-/** What tagPages works in. */
-export const TAG_SCRATCH_BYTES = 1024;
+/** What tagPages works in; tagRuns in so much more for each page. */
+export const TAG_SCRATCH_BYTES = 1200;
+export const TAG_SCRATCH_PAGE_BYTES = 32;
 export const TAG_BYTES = 16;
 export const TAG_KEY_BYTES = 32;
 /** What compressLz4 works in. */
@@ -26,14 +27,23 @@ export interface PageKernels {
   hashPages(secret: number, addresses: number, count: number, out: number): void;
   /** Keyed BLAKE3-128 (16 bytes each) of pages. Fastest for multiples of four. */
   tagPages(key: number, scratch: number, addresses: number, count: number, out: number): void;
+  /**
+   * Keyed BLAKE3-128 (16 bytes each) of runs of pages: the address of the first and how many (u32 each), `stride` bytes from
+   * each to the next.
+   */
+  tagRuns(key: number, scratch: number, runs: number, count: number, stride: number, out: number): void;
   /** Values (u32 each) of hashes (u64 each) in the index at `table`, NOT_FOUND where there is none. */
   lookupPages(table: number, buckets: number, hashes: number, count: number, out: number): void;
   /** Puts hashes with their values in the index at `table`, the first of a hash wins; returns how many were put in. */
   insertPages(table: number, buckets: number, hashes: number, values: number, count: number): number;
   /** Differences between pages and their lengths (u32 each, 0: more than `limit`); returns the bytes written. */
   encodeDeltas(olds: number, news: number, count: number, limit: number, out: number, lengths: number): number;
+  /** How many of the differences are well formed, up to the first that is not. */
+  checkDeltas(count: number, from: number, end: number, lengths: number): number;
   /** Newer versions out of older ones; returns how many, less than `count` where a difference is malformed. */
   applyDeltas(olds: number, news: number, count: number, from: number, end: number, lengths: number): number;
+  /** Copies pages; the strides are from each to the next. */
+  copyPages(from: number, fromStride: number, to: number, toStride: number, count: number): void;
   /** LZ4 block; returns its bytes, 0 if they are more than `capacity`. */
   compressLz4(from: number, bytes: number, to: number, capacity: number, table: number): number;
   /** The bytes of an LZ4 block; returns how many, or an LZ4_ERROR. */

@@ -1,6 +1,10 @@
-import { PAGE_BYTES } from "../stream/format.ts";
-import { MAX_DISK_RUN_PAGES } from "./limits.ts";
-import { type PageKernels, TAG_BYTES, TAG_KEY_BYTES, TAG_SCRATCH_BYTES } from "./page-kernels.ts";
+import {
+  type PageKernels,
+  TAG_BYTES,
+  TAG_KEY_BYTES,
+  TAG_SCRATCH_BYTES,
+  TAG_SCRATCH_PAGE_BYTES,
+} from "./page-kernels.ts";
 
 /** Consecutive pages that stand in memory at a stride. */
 export interface PageRun {
@@ -9,39 +13,34 @@ export interface PageRun {
   readonly count: number;
 }
 
-/** tagPages takes pages in groups of four, and a smaller group costs as much: so do runs here. */
-const GROUP_RUNS = 4;
-const ADDRESS_BYTES = 4;
-const GROUP_PAGES = GROUP_RUNS * MAX_DISK_RUN_PAGES;
+/** Pages that are hashed in one call, at most: more than the output of a body has. */
+const GROUP_PAGES = 1024;
+const RUN_BYTES = 8;
 
 /** Kernel memory that a RunTags works in. */
 export const RUN_TAGS_BYTES =
-  TAG_SCRATCH_BYTES + TAG_KEY_BYTES + GROUP_PAGES * (ADDRESS_BYTES + TAG_BYTES) + GROUP_RUNS * PAGE_BYTES;
+  TAG_SCRATCH_BYTES + TAG_KEY_BYTES + GROUP_PAGES * (TAG_SCRATCH_PAGE_BYTES + RUN_BYTES + TAG_BYTES);
 
 /** Tags of runs of pages, which both ends compute alike (docs/page-format.md). */
 export class RunTags {
   readonly #kernels: PageKernels;
   readonly #bytes: Uint8Array;
   readonly #view: DataView;
-  readonly #scratch: number;
   readonly #key: number;
-  /** Addresses of what is being hashed. */
-  readonly #addresses: number;
-  /** Tags of what was hashed. */
+  /** The runs that are hashed. */
+  readonly #runs: number;
   readonly #tags: number;
-  /** A page a run: the tags of its pages, then zeros. */
-  readonly #lists: number;
+  readonly #scratch: number;
 
   /** @param base where in `bytes`, the kernels' memory, RUN_TAGS_BYTES are to be used; 16-byte aligned */
   constructor(kernels: PageKernels, bytes: Uint8Array, base: number) {
     this.#kernels = kernels;
     this.#bytes = bytes;
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    this.#scratch = base;
-    this.#key = this.#scratch + TAG_SCRATCH_BYTES;
-    this.#addresses = this.#key + TAG_KEY_BYTES;
-    this.#tags = this.#addresses + GROUP_PAGES * ADDRESS_BYTES;
-    this.#lists = this.#tags + GROUP_PAGES * TAG_BYTES;
+    this.#key = base;
+    this.#runs = this.#key + TAG_KEY_BYTES;
+    this.#tags = this.#runs + GROUP_PAGES * RUN_BYTES;
+    this.#scratch = this.#tags + GROUP_PAGES * TAG_BYTES;
   }
 
   /** Sets the session's key, TAG_KEY_BYTES long. */
@@ -51,42 +50,33 @@ export class RunTags {
   }
 
   /**
-   * The tags of `runs` (TAG_BYTES each), of MAX_DISK_RUN_PAGES at most, one after the other.
+   * The tags of `runs` (TAG_BYTES each), of MAX_TAGGED_PAGES at most, one after the other.
    *
    * @param strideBytes from each page to the next
    */
   tag(runs: readonly PageRun[], strideBytes: number): Uint8Array {
     const tags = new Uint8Array(runs.length * TAG_BYTES);
-    for (let first = 0; first < runs.length; first += GROUP_RUNS) {
-      const group = runs.slice(first, first + GROUP_RUNS);
-      this.#tagGroup(group, strideBytes);
-      tags.set(this.#bytes.subarray(this.#tags, this.#tags + group.length * TAG_BYTES), first * TAG_BYTES);
+    for (let first = 0; first < runs.length; ) {
+      const end = this.#writeRuns(runs, first);
+      this.#kernels.tagRuns(this.#key, this.#scratch, this.#runs, end - first, strideBytes, this.#tags);
+      tags.set(this.#bytes.subarray(this.#tags, this.#tags + (end - first) * TAG_BYTES), first * TAG_BYTES);
+      first = end;
     }
     return tags;
   }
 
-  #tagGroup(runs: readonly PageRun[], strideBytes: number): void {
+  /** Lists runs from `first` on, as many as fit; returns the one after the last. */
+  #writeRuns(runs: readonly PageRun[], first: number): number {
+    let at = this.#runs;
     let pages = 0;
-    for (const { address, count } of runs) {
-      for (let i = 0; i < count; i++) this.#setAddress(pages++, address + i * strideBytes);
+    for (let index = first; index < runs.length; index++) {
+      const { address, count } = runs[index]!;
+      pages += count;
+      if (pages > GROUP_PAGES) return index;
+      this.#view.setUint32(at, address, true);
+      this.#view.setUint32(at + 4, count, true);
+      at += RUN_BYTES;
     }
-    this.#tagListed(pages);
-    let from = this.#tags;
-    runs.forEach(({ count }, index) => {
-      const list = this.#lists + index * PAGE_BYTES;
-      const end = from + count * TAG_BYTES;
-      this.#bytes.copyWithin(list, from, end).fill(0, list + (end - from), list + PAGE_BYTES);
-      this.#setAddress(index, list);
-      from = end;
-    });
-    this.#tagListed(runs.length);
-  }
-
-  #setAddress(index: number, address: number): void {
-    this.#view.setUint32(this.#addresses + index * ADDRESS_BYTES, address, true);
-  }
-
-  #tagListed(count: number): void {
-    this.#kernels.tagPages(this.#key, this.#scratch, this.#addresses, count, this.#tags);
+    return runs.length;
   }
 }

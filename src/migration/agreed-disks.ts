@@ -1,14 +1,20 @@
 import { messageOf } from "../errors.ts";
 import { type Disk, listDisks } from "../qemu/disks.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
+import { BLOCK_BYTES } from "../store/index-format.ts";
 import type { OpenDisks } from "./disk-readers.ts";
 import { withTimeout } from "./outcome.ts";
-import type { AgreedDisk } from "./restorer.ts";
+import type { AgreedPlace } from "./place-pages.ts";
 
 /** The source waits 20 s for WELCOME, and a qemu-nbd is there in a tenth of one. */
 const OPEN_MS = 5_000;
 /** What is asked of a disk that hangs is not waited for longer. */
 const CLOSE_MS = 5_000;
+
+/** A disk that both ends can read. */
+export interface AgreedDisk extends AgreedPlace {
+  readonly id: string;
+}
 
 /** Disks that can be read, and why others cannot. */
 type Opened = Pick<OpenDisks, "readers" | "unreadable"> & AsyncDisposable;
@@ -44,7 +50,7 @@ export class AgreedDisks {
       const disks: AgreedDisk[] = [];
       for (const { id, virtualSizeBytes } of await listing) {
         const reader = readers.get(id);
-        if (reader !== undefined) disks.push({ id, sizeBytes: virtualSizeBytes, reader });
+        if (reader !== undefined) disks.push({ id, blocks: Math.floor(virtualSizeBytes / BLOCK_BYTES), reader });
       }
       const missing = wanted
         .filter((id) => !readers.has(id))

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { cachePagesOf } from "../compact/cache-size.ts";
 import { PAGE_FORMAT } from "../compact/limits.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import type { VmFacts } from "../qemu/facts.ts";
@@ -8,11 +9,14 @@ import type { Connection } from "../wire/connection.ts";
 import type { Message } from "../wire/messages.ts";
 import type { Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
+import { AgreedCheckpoints, type HeldCheckpoints } from "./agreed-checkpoints.ts";
 import { AgreedDisks, type DiskOpener } from "./agreed-disks.ts";
+import { CpuMeter } from "./costs.ts";
 import type { DestinationVm } from "./destination-vm.ts";
+import { type DiskPaths, disksAt } from "./disk-paths.ts";
 import { openDestinationDisks } from "./disk-readers.ts";
 import type { DestinationSummary, EventListener, Status } from "./events.ts";
-import { assertMatch, assertPageFormat, PROGRAM, parseFacts } from "./greeting.ts";
+import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
 import { Cancelled, Failure } from "./outcome.ts";
 import { Peer } from "./peer.ts";
 import { StreamReceiver } from "./receiver.ts";
@@ -34,8 +38,16 @@ export interface DestinationOptions {
   once?: boolean;
   /** Lets a VM come from a QEMU newer than ours. */
   allowOlderQemu?: boolean;
+  /** Where disks are to be read instead of where QEMU says. */
+  diskPaths?: DiskPaths | undefined;
+  /** Worker threads; default: the cores to spare. */
+  threads?: number;
+  /** Memory for the page cache for deltas; default: cachePagesOf. */
+  deltaCacheBytes?: number | undefined;
   /** How disks are opened that pages may be read from; default: openDestinationDisks. */
   openDisks?: DiskOpener;
+  /** The checkpoints of this host; without, pages are not read from any. */
+  openCheckpoints?: (() => Promise<HeldCheckpoints>) | undefined;
   signal?: AbortSignal;
   onEvent: EventListener;
 }
@@ -57,7 +69,9 @@ export class Session {
   readonly #switchover = Promise.withResolvers<void>();
   readonly #commit = Promise.withResolvers<{ run: boolean }>();
   readonly #receiver: StreamReceiver;
+  readonly #cpu = new CpuMeter();
   #disks: Promise<AgreedDisks> | undefined;
+  #checkpoints: Promise<AgreedCheckpoints> | undefined;
   #phase: Phase = "greeting";
   #session: string | null = null;
   #loadMs: number | null = null;
@@ -78,10 +92,13 @@ export class Session {
     this.#facts = facts;
     this.#startMs = startMs;
     this.#receiver = new StreamReceiver({
+      cachePages: cachePagesOf(options.deltaCacheBytes, facts.memoryBytes),
       send: (message) => this.#peer.send(message),
       onRoom: () => this.#peer.onRoom(),
       onError: (error) => this.#onStreamError(error),
       wireBytes: () => this.#peer.receivedBytes,
+      ...(options.threads !== undefined && { threads: options.threads }),
+      onWarning: (message) => this.#warn(message),
     });
     this.#peer = new Peer(connection, "receiver", {
       onMessage: (message) => this.#onMessage(message),
@@ -116,7 +133,7 @@ export class Session {
     } finally {
       this.#receiver.stop();
       this.#peer.end();
-      await this.#closeDisks();
+      await this.#closePlaces();
     }
     return this.#summary(status);
   }
@@ -134,7 +151,9 @@ export class Session {
     assertPageFormat(hello.pageFormat, PAGE_FORMAT);
     const theirs = parseFacts(hello.vm);
     assertMatch(theirs, this.#facts, this.#options.allowOlderQemu ?? false);
-    const disks = await this.#failure.or(this.#openDisks(hello));
+    const { disks, checkpoints } = await this.#failure.or(this.#openPlaces(hello, theirs));
+    const cachePages = Math.min(hello.cachePages, this.#receiver.cachePages);
+    this.#receiver.useCache(cachePages);
     this.#peer.send({
       type: "WELCOME",
       session: hello.session,
@@ -143,32 +162,41 @@ export class Session {
       pageFormat: PAGE_FORMAT,
       features: [],
       vm: this.#facts,
-      disks,
+      disks: disks.map(({ id }) => id),
+      checkpoints: checkpoints.offers,
+      cachePages,
       rawOffset: 0,
       windowBytes: WINDOW_BYTES,
     });
+    checkpoints.tell(this.#peer);
     this.#options.onEvent({
       event: "connected",
       session: hello.session,
       peer: this.#peer.address,
       vm: theirs,
       roundTripMs: 0,
+      checkpoint: newestOf(checkpoints.offers),
     });
   }
 
-  /** Opens what the source refers to and stands here too; returns the ids of those disks. */
-  async #openDisks({ disks: wanted, tagKey }: Hello): Promise<string[]> {
-    this.#disks = AgreedDisks.open(this.#qmp, wanted, this.#options.openDisks ?? openDestinationDisks);
+  /** Opens what the source may refer to and stands here. */
+  async #openPlaces({ disks: wanted, checkpointPages, tagKey }: Hello, source: VmFacts) {
+    const warn = (message: string) => this.#warn(message);
+    const { openDisks = openDestinationDisks, openCheckpoints, diskPaths = new Map() } = this.#options;
+    this.#disks = AgreedDisks.open(this.#qmp, wanted, (qmp, disks) => openDisks(qmp, disksAt(disks, diskPaths)));
+    if (openCheckpoints !== undefined)
+      this.#checkpoints = AgreedCheckpoints.open(openCheckpoints, source, this.#facts, checkpointPages, warn);
     const { disks, missing } = await this.#disks;
+    const checkpoints = (await this.#checkpoints) ?? AgreedCheckpoints.none();
     if (missing !== null)
-      this.#warn(`pages that stand on a disk are sent all the same, as it can't be read here: ${missing}`);
-    this.#receiver.useDisks(disks, Buffer.from(tagKey, "hex"), (message) => this.#warn(message));
-    return disks.map(({ id }) => id);
+      warn(`pages that stand on a disk are sent all the same, as it can't be read here: ${missing}`);
+    this.#receiver.usePlaces({ disks, checkpoints: checkpoints.checkpoints }, Buffer.from(tagKey, "hex"), warn);
+    return { disks, checkpoints };
   }
 
-  async #closeDisks(): Promise<void> {
-    const disks = await this.#disks;
-    await disks?.close().catch((error) => this.#warn(messageOf(error)));
+  async #closePlaces(): Promise<void> {
+    for (const places of [await this.#disks, await this.#checkpoints])
+      await places?.close().catch((error) => this.#warn(messageOf(error)));
   }
 
   /** Feeds the destination QEMU until it has loaded the VM. */
@@ -216,6 +244,7 @@ export class Session {
       case "END":
         return this.#receiver.onEndOfStream(message.rawBytes);
       case "SWITCHOVER":
+        void this.#checkpoints?.then((checkpoints) => checkpoints.stopTelling());
         this.#options.onEvent({ event: "switchover", elapsedMs: performance.now() - this.#startMs });
         return this.#switchover.resolve();
       case "COMMIT":
@@ -308,7 +337,11 @@ export class Session {
       wireBytes: this.#peer.wireBytes,
       rawBytes: this.#receiver.rawBytes,
       diskPages: this.#receiver.counts.diskPages,
+      checkpointPages: this.#receiver.counts.checkpointPages,
+      samePages: this.#receiver.counts.samePages,
+      deltaPages: this.#receiver.counts.deltaPages,
       nackedPages: this.#receiver.nackedPages,
+      cpuSeconds: { total: this.#cpu.seconds, unpack: this.#receiver.unpackMs / 1000 },
       loadMs: this.#loadMs,
       resumeMs: this.#resumeMs,
     };

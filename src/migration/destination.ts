@@ -6,6 +6,7 @@ import { listen } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
 import { type DestinationOptions, destinationIsGone, HELLO_TIMEOUT_MS, Session } from "./destination-session.ts";
 import { DestinationVm } from "./destination-vm.ts";
+import { listDisksAt } from "./disk-paths.ts";
 import type { DestinationSummary, Status } from "./events.ts";
 import { Cancelled } from "./outcome.ts";
 import { Peer } from "./peer.ts";
@@ -41,6 +42,7 @@ class Destination {
       using qmp = await QmpClient.connect(this.#options.qmpPath);
       const vm = await DestinationVm.open(qmp);
       const facts = await readFacts(qmp);
+      await listDisksAt(qmp, this.#options.diskPaths ?? new Map()); // what is wrong with them is said now
       const listener = await this.#listen(qmp, vm, facts);
       signal?.addEventListener("abort", onAbort);
       void qmp.closed.then((error) => error && this.#onQemuGone(error));
@@ -90,7 +92,9 @@ class Destination {
 
   #emptySummary(status: Status): DestinationSummary {
     const totalMs = performance.now() - this.#startMs;
-    const nothing = { wireBytes: 0, rawBytes: 0, diskPages: 0, nackedPages: 0, loadMs: null, resumeMs: null };
+    const pages = { diskPages: 0, checkpointPages: 0, nackedPages: 0, samePages: 0, deltaPages: 0 };
+    const cpuSeconds = { total: 0, unpack: 0 };
+    const nothing = { wireBytes: 0, rawBytes: 0, ...pages, cpuSeconds, loadMs: null, resumeMs: null };
     return { event: "summary", role: "destination", status, session: null, totalMs, ...nothing };
   }
 }

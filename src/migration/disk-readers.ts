@@ -7,7 +7,7 @@ import type { Disk } from "../qemu/disks.ts";
 import { type ImageServerOptions, openImage } from "../qemu/image-server.ts";
 import { ALLOCATION_CONTEXT, bitmapContext, NbdClient } from "../qemu/nbd.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
-import { bytesOf, type DiskReader, type Extent, FileDisk, identityOf } from "../store/disk-reader.ts";
+import { bytesOf, type DiskReader, type Extent, FileDisk, identityOf, storedBytesOf } from "../store/disk-reader.ts";
 import { makeSocketFolder } from "./socket-folder.ts";
 
 /** The disks that can be read, and why the others cannot. */
@@ -31,7 +31,7 @@ export interface SourceDiskOptions extends DiskOptions {
   readonly bitmaps?: ReadonlyMap<string, string>;
 }
 
-/** Opens the disks of a running VM: raw ones as they are, all others, and all bitmaps, through its QEMU. */
+/** Opens the disks of a running VM: raw ones as they are, those that are elsewhere through a qemu-nbd, all others, and all bitmaps, through its QEMU. */
 export async function openSourceDisks(
   qmp: QmpClient,
   disks: readonly Disk[],
@@ -40,7 +40,8 @@ export async function openSourceDisks(
   const { bitmaps = new Map<string, string>() } = options;
   await using opening = await Opening.start(qmp, options);
   const others = new Set(await opening.openRaw(disks));
-  const exported = disks.filter((disk) => others.has(disk) || bitmaps.has(disk.id));
+  await opening.openImages([...others].filter(({ isElsewhere }) => isElsewhere));
+  const exported = disks.filter((disk) => (others.has(disk) && !disk.isElsewhere) || bitmaps.has(disk.id));
   if (exported.length > 0) await opening.openThroughQemu(qmp, exported, bitmaps);
   return opening.finish();
 }
@@ -207,6 +208,12 @@ class NbdDisk implements DiskReader {
 
   allocatedExtents(): AsyncIterable<Extent> {
     return this.#client.allocatedExtents();
+  }
+
+  /** An image may be compressed, to a half on average or so. */
+  async allocatedBytes(): Promise<number> {
+    const storedBytes = this.#files && (await storedBytesOf(this.#files).catch(() => null));
+    return storedBytes === null ? this.sizeBytes : Math.min(2 * storedBytes, this.sizeBytes);
   }
 
   async identity() {

@@ -1,6 +1,10 @@
+import type { Packing } from "../compact/codec.ts";
 import type { FormCounts } from "../compact/encoder.ts";
 import type { VmFacts } from "../qemu/facts.ts";
-import type { Codec } from "../wire/messages.ts";
+import type { Codec, OfferedCheckpoint } from "../wire/messages.ts";
+import type { SavedBytes } from "./costs.ts";
+import type { CodecCounts } from "./outgoing.ts";
+import type { DiskIndexSummary } from "./source-disks.ts";
 
 /** How a migration can end. docs/commands.md says what each means for the VM, and its exit code. */
 export type Status =
@@ -30,7 +34,7 @@ export interface DowntimeParts {
 }
 
 /** Pages by the form in which they were sent. */
-export type Pages = Pick<FormCounts, "zeroPages" | "diskPages" | "literalPages" | "blankPages" | "rawPages">;
+export type Pages = Omit<FormCounts, "rawBytes" | "deltaBytes">;
 
 /** A view of a running migration, a few times a second. Rates are over the last second. */
 export interface Progress {
@@ -55,6 +59,17 @@ export interface Progress {
   expectedEndMs: number | null;
 }
 
+/** The checkpoint that the source keeps of a VM that has left. */
+export interface KeptCheckpoint {
+  id: string;
+  /** Those that are not all zero. */
+  pages: number;
+  /** What it takes on the disk, without what it has in common with older checkpoints. */
+  bytes: number;
+  /** How long it took, after the migration. */
+  ms: number;
+}
+
 export interface SourceSummary {
   event: "summary";
   role: "source";
@@ -70,10 +85,22 @@ export interface SourceSummary {
   rounds: number;
   memoryBytes: number;
   pages: Pages;
-  /** Of `pages.diskPages` those that the destination did not find on its disks: they were sent whole after all. */
+  /** What `pages.deltaPages` were sent as, before it was packed. */
+  deltaBytes: number;
+  /** Of the pages of disks and checkpoints those that the destination did not find there: they were sent whole after all. */
   nackedPages: number;
-  bodies: Record<Codec, number>;
+  diskIndex: DiskIndexSummary;
+  /** Batches sent, by codec. */
+  bodies: Readonly<Partial<Record<Codec, CodecCounts>>>;
+  /** How bodies were packed at the end, and why; null where nothing was sent. */
+  packing: (Packing & { reason: string }) | null;
+  /** Null where nothing was sent. */
+  savedBytes: SavedBytes | null;
+  /** CPU time of this end: all of its process; of that, parsing, looking pages up and encoding; and packing. */
+  cpuSeconds: { total: number; encode: number; pack: number };
   roundTripMs: number | null;
+  /** Null if none was kept. */
+  checkpoint: KeptCheckpoint | null;
 }
 
 export interface DestinationSummary {
@@ -84,16 +111,32 @@ export interface DestinationSummary {
   totalMs: number;
   wireBytes: number;
   rawBytes: number;
-  /** Pages that came as references to disks, and those of them that had to be sent all the same. */
+  /** Pages that came as references to disks and checkpoints, and those of them that had to be sent all the same. */
   diskPages: number;
+  checkpointPages: number;
   nackedPages: number;
+  /** Pages that were made from what the page cache held. */
+  samePages: number;
+  deltaPages: number;
+  /** CPU time of this end, since it got the connection: all of its process; of that, unpacking. */
+  cpuSeconds: { total: number; unpack: number };
   loadMs: number | null;
   resumeMs: number | null;
 }
 
+export type KnownCheckpoint = Pick<OfferedCheckpoint, "id" | "pages" | "createdMs">;
+
 export type MigrationEvent =
   | { event: "listening"; host: string; port: number }
-  | { event: "connected"; session: string; peer: string; vm: VmFacts; roundTripMs: number }
+  | {
+      event: "connected";
+      session: string;
+      peer: string;
+      vm: VmFacts;
+      roundTripMs: number;
+      /** Of this VM, at the destination: pages that stand in it are sent as references. */
+      checkpoint: KnownCheckpoint | null;
+    }
   | { event: "started"; memoryBytes: number }
   /** A round has ended: what was sent in it. */
   | {
@@ -109,10 +152,15 @@ export type MigrationEvent =
   | { event: "receiving"; elapsedMs: number; rawBytes: number; wireBytes: number; linkBytesPerSecond: number }
   /** QEMU's downtime-limit was changed, and why. */
   | { event: "limit"; downtimeLimitMs: number; reason: string }
+  /** Bodies are packed in another way from now on, and why. */
+  | { event: "codec"; codec: Codec; level: number; reason: string }
   | { event: "switchover"; elapsedMs: number }
   | { event: "loaded"; loadMs: number }
   | { event: "committed" }
   | { event: "running"; resumeMs: number; isPaused: boolean }
+  /** The VM has left, and a checkpoint of it is being kept: a few times a second. */
+  | { event: "keeping"; elapsedMs: number; readBytes: number; totalBytes: number }
+  | ({ event: "checkpoint" } & KeptCheckpoint)
   | { event: "warning"; message: string }
   /** A person ended it; `vm` says where the VM is. */
   | { event: "cancelled"; vm: string }

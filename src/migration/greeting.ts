@@ -1,6 +1,8 @@
 import packageJson from "../../package.json" with { type: "json" };
 import { GodwitError } from "../errors.ts";
 import { compareFacts, type VmFacts, vmFactsSchema } from "../qemu/facts.ts";
+import type { OfferedCheckpoint } from "../wire/messages.ts";
+import type { KnownCheckpoint } from "./events.ts";
 
 /** What HELLO and WELCOME say of a program. */
 export const PROGRAM = `godwit ${packageJson.version}`;
@@ -40,4 +42,9 @@ export function assertPageFormat(theirs: number, ours: number): void {
   if (theirs === ours) return;
   const message = `the peer uses page format ${theirs}, this godwit ${ours}: use the same version at both ends`;
   throw new GodwitError("PEER_PAGE_FORMAT", message, { theirs, ours });
+}
+
+/** Of the checkpoints in WELCOME, what people are told: the newest comes first. */
+export function newestOf([offer]: readonly OfferedCheckpoint[]): KnownCheckpoint | null {
+  return offer === undefined ? null : { id: offer.id, pages: offer.pages, createdMs: offer.createdMs };
 }

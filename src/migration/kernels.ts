@@ -22,7 +22,9 @@ interface Exports {
 
 /** The kernels of assembly/ over a memory of their own. Addresses are indexes into `bytes`. */
 export interface Kernels {
-  /** The whole memory, shared. */
+  /** What other threads may work on too. */
+  memory: WebAssembly.Memory;
+  /** All of it. */
   bytes: Uint8Array;
   /** The caller's part of it: [base, base + size). */
   base: number;
@@ -39,12 +41,30 @@ export function createKernels(size: number): Kernels {
   const exports = instantiateKernels(memory) as unknown as Exports;
   const bytes = new Uint8Array(memory.buffer);
   return {
+    memory,
     bytes,
     base: RESERVED_BYTES,
     scanner: new KernelScanner(exports, bytes),
     writer: new KernelWriter(exports, bytes),
     pages: createPageKernels(memory),
   };
+}
+
+/** What both ends say where `createKernelsWithCache` has none. */
+export const NO_CACHE_MEMORY = "there is no memory for the page cache: pages that change are sent whole";
+
+/**
+ * Kernels with `size` bytes of memory for the caller, and `cacheBytes` more for a page cache, which it can do without.
+ *
+ * @returns `hasCache` is false where the system does not give so much memory; the smaller one it has to give
+ */
+export function createKernelsWithCache(size: number, cacheBytes: number): { kernels: Kernels; hasCache: boolean } {
+  try {
+    return { kernels: createKernels(size + cacheBytes), hasCache: true };
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error; // it may limit address space, or what processes can promise each other
+    return { kernels: createKernels(size), hasCache: false };
+  }
 }
 
 function assertOwnMemory(given: Uint8Array, own: Uint8Array): void {

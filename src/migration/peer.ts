@@ -32,12 +32,17 @@ export class Peer {
   readonly #order: MessageOrder;
   readonly #reader: MessageReader;
   readonly #handler: PeerHandler;
+  readonly #isReceiver: boolean;
+  /** PINGs that are not answered: what had been sent before each, and who waits for the answer. */
+  readonly #pings: { readonly sentBytes: number; readonly answered: (hasCome: boolean) => void }[] = [];
+  #isClosed = false;
   #pulse: NodeJS.Timeout | undefined;
   #heardAtMs = performance.now();
 
   constructor(connection: Connection, role: Role, handler: PeerHandler) {
     this.#connection = connection;
     this.#order = new MessageOrder(role);
+    this.#isReceiver = role === "receiver";
     this.#handler = handler;
     this.#reader = new MessageReader({
       onMessage: (message) => this.#onMessage(message),
@@ -54,12 +59,18 @@ export class Peer {
     });
     this.closed = connection.closed.then((error) => {
       clearInterval(this.#pulse);
+      this.#isClosed = true;
+      for (const { answered } of this.#pings) answered(false);
       if (error !== undefined) throw error;
     });
     this.closed.catch(() => {});
     connection.receive((chunk) => {
       this.#heardAtMs = performance.now();
-      if (!this.#reader.push(chunk)) connection.pause();
+      try {
+        if (!this.#reader.push(chunk)) connection.pause();
+      } catch (error) {
+        this.#drop(error as GodwitError);
+      }
     });
   }
 
@@ -77,17 +88,22 @@ export class Peer {
 
   /** Starts to ask the peer now and then whether it is there. To be called once the greeting is over. */
   startPulse(): void {
-    this.#ping();
+    void this.ping();
     this.#pulse = setInterval(() => {
       if (performance.now() - this.#heardAtMs > SILENCE_MS && !this.#reader.waiting) {
         const message = `${this.address} has been silent for ${SILENCE_MS / 1000} s`;
         this.#connection.destroy(new GodwitError("WIRE_CLOSED", message));
-      } else this.#ping();
+      } else void this.ping();
     }, PING_MS);
   }
 
-  #ping(): void {
+  /** Asks the peer for a sign of life. Resolves when it has come, so all that was sent before has too; with false if it never will. */
+  async ping(): Promise<boolean> {
+    if (this.#isClosed) return false;
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    this.#pings.push({ sentBytes: this.backlog.sentBytes, answered: resolve });
     this.send({ type: "PING", opaque: BigInt(Math.round(performance.now() * 1000)) });
+    return promise;
   }
 
   send(message: Message): void {
@@ -131,10 +147,34 @@ export class Peer {
     this.#connection.destroy();
   }
 
+  /** What it sent is nothing to go on with. During the greeting it is told so: it may be of another version. */
+  #drop(error: GodwitError): void {
+    this.#connection.pause();
+    try {
+      this.#order.sent("REFUSE");
+    } catch {
+      return this.#connection.destroy(error);
+    }
+    const code = error instanceof GodwitError ? error.code : "WIRE_BAD_MESSAGE";
+    const refusal = encodeMessage({ type: "REFUSE", code, message: error.message });
+    this.#connection.write([refusal], () => this.#connection.destroy(error));
+    setTimeout(() => this.#connection.destroy(error), GOODBYE_MS).unref();
+  }
+
   #onMessage(message: Message): void {
     this.#order.received(message.type);
     if (message.type === "PING") this.send({ type: "PONG", opaque: message.opaque });
-    else if (message.type === "PONG") this.backlog.roundTrip(performance.now() - Number(message.opaque) / 1000);
+    else if (message.type === "PONG") this.#onPong(Number(message.opaque) / 1000);
     else this.#handler.onMessage(message);
+  }
+
+  #onPong(askedAtMs: number): void {
+    const nowMs = performance.now();
+    this.backlog.roundTrip(nowMs - askedAtMs);
+    const ping = this.#pings.shift();
+    if (ping === undefined) return;
+    // The sender's messages are acknowledged by ACKs.
+    if (this.#isReceiver) this.backlog.acked(ping.sentBytes, ping.sentBytes, nowMs);
+    ping.answered(true);
   }
 }

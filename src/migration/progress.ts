@@ -111,8 +111,9 @@ export class ProgressMeter {
 }
 
 /** The pages of `counts`, without what else it counts. */
-export function pagesOf({ zeroPages, diskPages, literalPages, blankPages, rawPages }: Readonly<Pages>): Pages {
-  return { zeroPages, diskPages, literalPages, blankPages, rawPages };
+export function pagesOf(counts: Readonly<Pages>): Pages {
+  const { zeroPages, diskPages, checkpointPages, samePages, deltaPages, literalPages, blankPages, rawPages } = counts;
+  return { zeroPages, diskPages, checkpointPages, samePages, deltaPages, literalPages, blankPages, rawPages };
 }
 
 function sumOf(pages: Readonly<Pages>): number {

@@ -3,19 +3,26 @@ import type { DecodedCounts } from "../compact/decoder.ts";
 import { GodwitError } from "../errors.ts";
 import { type DataHeader, MAX_RETURN_BYTES, type Message, type RepairHeader } from "../wire/messages.ts";
 import { BodySlots } from "./body-slots.ts";
-import { unpackBody } from "./packing.ts";
-import { type AgreedDisk, Restorer } from "./restorer.ts";
+import type { AgreedPlaces } from "./place-pages.ts";
+import { Restorer } from "./restorer.ts";
 import { WINDOW_BYTES } from "./window.ts";
+import { defaultThreads } from "./workers/threads.ts";
+import { type Slot, Workbench } from "./workers/workbench.ts";
 
 /**
  * For bodies that come while a REPAIR is owed: they are of one window, and no body has more than twice its raw bytes (zero
- * pages far apart: 10 bytes of token for 9). They may be there packed and unpacked.
+ * pages far apart: 10 bytes of token for 9).
  */
-const MAX_EXTRA_BYTES = 3 * WINDOW_BYTES;
+const MAX_EXTRA_BYTES = 2 * WINDOW_BYTES;
+/** Bodies that are unpacked, or wait to be written after that: for each thread, and on top. */
+const BODIES_A_THREAD = 2;
+const SPARE_BODIES = 4;
 /** Acknowledgements are at least so far apart, unless there is much to acknowledge. */
 const ACK_MS = 2;
 
 export interface ReceiverOptions {
+  /** See RestorerOptions. */
+  cachePages?: number;
   /** Sends a message to the peer. */
   send: (message: Message) => void;
   /** There is room for DATA again, after `onData` returned null. */
@@ -23,12 +30,19 @@ export interface ReceiverOptions {
   onError: (error: GodwitError) => void;
   /** Bytes of messages received on the connection so far. */
   wireBytes: () => number;
+  /** Threads that unpack, beside this one; default: defaultThreads(). */
+  threads?: number;
+  /** Something costs more than it might. */
+  onWarning?: (message: string) => void;
 }
 
 /** A body on its way into the destination QEMU, in order. */
 interface Job {
   readonly header: DataHeader;
+  /** Where it stands as it has arrived. */
   readonly slot: Uint8Array;
+  /** Where it is unpacked, if it is. */
+  unpackSlot?: Slot;
   /** The body, once it is unpacked. */
   body?: Uint8Array;
 }
@@ -43,7 +57,7 @@ interface Restoring extends Job {
 /**
  * DATA messages → unpack → restore → the destination QEMU's socket, and its return path back.
  *
- * Bounded: the slots of BodySlots, the outputs of Restorer. When they are taken, `onData` says so and the connection is paused,
+ * Bounded: the room of BodySlots, the slots of Workbench, the outputs of Restorer. When they are taken, `onData` says so and the connection is paused,
  * so that a slow destination QEMU or disk holds back the sender. Outputs are given out in the order of the stream, so that the
  * next bytes to be written always have one.
  */
@@ -51,6 +65,9 @@ export class StreamReceiver {
   readonly #options: ReceiverOptions;
   readonly #restorer: Restorer;
   readonly #slots = new BodySlots(MAX_EXTRA_BYTES);
+  readonly #workbench: Workbench;
+  /** Bodies that wait to be unpacked, in order. */
+  readonly #packed: Job[] = [];
   /** The slot that the body now arriving is put into. */
   #readingInto: Uint8Array | undefined;
   /** In order: those that wait for an output, and before them those that have one and are not written. */
@@ -72,7 +89,10 @@ export class StreamReceiver {
 
   constructor(options: ReceiverOptions) {
     this.#options = options;
-    this.#restorer = new Restorer({ send: options.send, onOwed: options.onRoom });
+    const { cachePages = 0, send, onRoom, threads = defaultThreads(), onWarning = () => {} } = options;
+    this.#restorer = new Restorer({ cachePages, send, onOwed: onRoom, onWarning });
+    this.#workbench = new Workbench(Math.max(1, threads) * BODIES_A_THREAD + SPARE_BODIES, threads, onWarning);
+    this.#workbench.start();
   }
 
   /** Bytes that the destination QEMU's socket has taken. */
@@ -82,18 +102,32 @@ export class StreamReceiver {
   get counts(): Readonly<DecodedCounts> {
     return this.#restorer.counts;
   }
-  /** Disk pages that were asked for again. */
+  /** Pages of disks and checkpoints that were asked for again. */
   get nackedPages(): number {
     return this.#restorer.nackedPages;
+  }
+  /** CPU time that unpacking has taken. */
+  get unpackMs(): number {
+    return this.#workbench.cpuMs;
   }
   /** When the destination QEMU's socket took the last byte (performance.now). */
   get lastWriteMs(): number {
     return this.#lastWriteMs;
   }
 
-  /** See Restorer.useDisks. */
-  useDisks(disks: readonly AgreedDisk[], tagKey: Uint8Array, onWarning: (message: string) => void): void {
-    this.#restorer.useDisks(disks, tagKey, onWarning);
+  /** See Restorer.usePlaces. */
+  usePlaces(places: AgreedPlaces, tagKey: Uint8Array, onWarning: (message: string) => void): void {
+    this.#restorer.usePlaces(places, tagKey, onWarning);
+  }
+
+  /** See Restorer.cachePages. */
+  get cachePages(): number {
+    return this.#restorer.cachePages;
+  }
+
+  /** See Restorer.useCache. */
+  useCache(slots: number): void {
+    this.#restorer.useCache(slots);
   }
 
   /**
@@ -156,13 +190,33 @@ export class StreamReceiver {
       this.#advance();
       return;
     }
-    unpackBody(body, header.bodyBytes).then(
-      (unpacked) => {
-        job.body = unpacked;
-        this.#advance();
-      },
-      (error) => this.#fail(error),
-    );
+    this.#packed.push(job);
+    this.#unpack();
+  }
+
+  /** Unpacks what has arrived, as far as there are slots. They are given out in order, as outputs are. */
+  #unpack(): void {
+    for (let job = this.#packed[0]; job !== undefined && !this.#isStopped; job = this.#packed[0]) {
+      const unpackSlot = this.#workbench.take();
+      if (unpackSlot === undefined) return;
+      this.#packed.shift();
+      this.#unpackInto(unpackSlot, job);
+    }
+  }
+
+  #unpackInto(unpackSlot: Slot, job: Job): void {
+    const { codec, encodedBytes, bodyBytes } = job.header;
+    job.unpackSlot = unpackSlot;
+    unpackSlot.input.set(job.slot.subarray(0, encodedBytes));
+    this.#workbench.unpack(unpackSlot, encodedBytes, codec, bodyBytes, ({ bytes }) => {
+      if (bytes !== bodyBytes) {
+        const message = "the peer sent a body that can't be unpacked, or that comes to another length than it says";
+        this.#fail(new GodwitError("FORM_PACKING", message, { codec, bodyBytes, unpackedBytes: bytes }));
+        return;
+      }
+      job.body = unpackSlot.output.subarray(0, bodyBytes);
+      this.#advance();
+    });
   }
 
   /** See MessageHandler.onRepair. @throws GodwitError PEER_BAD_REPAIR */
@@ -188,6 +242,7 @@ export class StreamReceiver {
   stop(): void {
     this.#isStopped = true;
     this.#restorer.stop();
+    this.#workbench.stop();
     clearTimeout(this.#ackTimer);
     this.#qemu?.destroy();
   }
@@ -224,15 +279,17 @@ export class StreamReceiver {
     }
   }
 
-  #write({ header, slot, output }: Restoring, raw: Uint8Array): void {
+  #write({ header, slot, unpackSlot, output }: Restoring, raw: Uint8Array): void {
     this.#qemu!.write(raw, (error) => {
       this.#slots.release(slot);
+      if (unpackSlot !== undefined) this.#workbench.release(unpackSlot);
       this.#restorer.releaseOutput(output);
       if (error || this.#isStopped) return;
       this.#writtenBytes += header.rawBytes;
       this.#queuedBytes -= header.encodedBytes;
       this.#lastWriteMs = performance.now();
       this.#acknowledgeSoon();
+      this.#unpack();
       this.#advance();
       this.#endIfDone();
       this.#options.onRoom();
@@ -257,8 +314,9 @@ export class StreamReceiver {
     this.#ackTimer = undefined;
     this.#ackedAtMs = performance.now();
     this.#ackedBytes = this.#writtenBytes;
-    const wireBytes = this.#options.wireBytes() - this.#queuedBytes;
-    this.#options.send({ type: "ACK", rawOffset: this.#writtenBytes, wireBytes });
+    const receivedBytes = this.#options.wireBytes();
+    const wireBytes = receivedBytes - this.#queuedBytes;
+    this.#options.send({ type: "ACK", rawOffset: this.#writtenBytes, wireBytes, receivedBytes });
   }
 
   #onReturn(bytes: Uint8Array): void {

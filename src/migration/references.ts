@@ -1,39 +1,47 @@
-import type { DiskMatcher, DiskRun } from "../compact/disk-matcher.ts";
-import type { References } from "../compact/encoder.ts";
+import type { PlaceFound } from "../compact/batch-writer.ts";
+import type { References, ReferredRun } from "../compact/encoder.ts";
+import { SAME } from "../compact/limits.ts";
+import type { PlaceMatcher } from "../compact/place-matcher.ts";
 import { GodwitError } from "../errors.ts";
 import { PAGE_RECORD_BYTES } from "../stream/format.ts";
 import type { RepairHeader } from "../wire/messages.ts";
 
-/** References to a disk are judged by so many pages at a time. */
+/** References to a disk or a checkpoint are judged by so many pages at a time. */
 const GUARD_PAGES = 4096;
 
-/** A token that the destination has not acknowledged. */
-interface Referred {
-  readonly disk: number;
-  readonly pages: number;
-  hasFailed: boolean;
-}
+type Source = Pick<PlaceFound, "kind" | "source">;
 
-/** How the references to a disk have done lately. */
+/** How the references to a source have done lately. */
 interface Record {
+  readonly source: Source;
   pages: number;
   failedPages: number;
 }
 
+/** A token that the destination has not acknowledged. */
+interface Referred {
+  /** None for pages of the page cache, which is not judged: it is the same at both ends. */
+  readonly record: Record | undefined;
+  readonly pages: number;
+  hasFailed: boolean;
+}
+
 /**
- * The references of the sender: finds them, remembers those that are not settled, and stops those to a disk that mostly fail.
+ * The references of the sender: finds them, remembers those that are not settled (those to the page cache too), and stops those to
+ * a disk or checkpoint that mostly fail.
  *
  * Bounded by the window: a reference is of 4104 raw bytes at least.
  */
-export class DiskReferences implements References {
-  readonly #matcher: DiskMatcher;
-  readonly #onSwitchedOff: (disk: number) => void;
+export class PlaceReferences implements References {
+  readonly #matcher: PlaceMatcher | undefined;
+  readonly #onSwitchedOff: (source: Source) => void;
   /** By raw offset, and in its order. */
   readonly #referred = new Map<number, Referred>();
   readonly #records: Record[] = [];
   #nackedPages = 0;
 
-  constructor(matcher: DiskMatcher, onSwitchedOff: (disk: number) => void) {
+  /** @param matcher undefined where there is no disk or checkpoint */
+  constructor(matcher: PlaceMatcher | undefined, onSwitchedOff: (source: Source) => void) {
     this.#matcher = matcher;
     this.#onSwitchedOff = onSwitchedOff;
   }
@@ -43,12 +51,13 @@ export class DiskReferences implements References {
     return this.#nackedPages;
   }
 
-  match(from: number, records: number): readonly DiskRun[] {
-    return this.#matcher.match(from, records);
+  match(from: number, records: number): readonly PlaceFound[] {
+    return this.#matcher?.match(from, records) ?? [];
   }
 
-  referred(rawOffset: number, { disk, count }: DiskRun): void {
-    this.#referred.set(rawOffset, { disk, pages: count, hasFailed: false });
+  referred(rawOffset: number, { kind, source, count }: ReferredRun): void {
+    const record = kind === SAME ? undefined : this.#recordOf({ kind, source });
+    this.#referred.set(rawOffset, { record, pages: count, hasFailed: false });
   }
 
   /**
@@ -77,13 +86,23 @@ export class DiskReferences implements References {
     }
   }
 
-  #judge({ disk, pages, hasFailed }: Referred): void {
-    this.#records[disk] ??= { pages: 0, failedPages: 0 };
-    const record = this.#records[disk];
+  #judge({ record, pages, hasFailed }: Referred): void {
+    if (record === undefined) return;
     record.pages += pages;
     if (hasFailed) record.failedPages += pages;
     if (record.pages < GUARD_PAGES) return;
-    if (record.failedPages > record.pages / 2 && this.#matcher.switchOff(disk)) this.#onSwitchedOff(disk);
-    this.#records[disk] = { pages: 0, failedPages: 0 };
+    const mostlyFails = record.failedPages > record.pages / 2;
+    if (mostlyFails && this.#matcher?.switchOff(record.source)) this.#onSwitchedOff(record.source);
+    record.pages = 0;
+    record.failedPages = 0;
+  }
+
+  #recordOf({ kind, source }: Source): Record {
+    let record = this.#records.find((known) => known.source.kind === kind && known.source.source === source);
+    if (record === undefined) {
+      record = { source: { kind, source }, pages: 0, failedPages: 0 };
+      this.#records.push(record);
+    }
+    return record;
   }
 }

@@ -1,49 +1,55 @@
-import { BodyDecoder, type DecodedCounts, type DiskRun } from "../compact/decoder.ts";
+import { BodyDecoder, type DecodedCounts, type PlaceRun } from "../compact/decoder.ts";
+import { PageSlots } from "../compact/page-slots.ts";
 import { RUN_TAGS_BYTES, RunTags } from "../compact/run-tags.ts";
 import type { GodwitError } from "../errors.ts";
 import type { DiskReader } from "../store/disk-reader.ts";
-import { PAGE_BYTES, PAGE_RECORD_BYTES } from "../stream/format.ts";
+import { PAGE_RECORD_BYTES } from "../stream/format.ts";
 import { type DataHeader, MAX_RAW_BYTES, type Message, type RepairHeader } from "../wire/messages.ts";
-import { DiskPages } from "./disk-pages.ts";
-import { createKernels, type Kernels } from "./kernels.ts";
+import { createKernelsWithCache, type Kernels, NO_CACHE_MEMORY } from "./kernels.ts";
+import { type AgreedPlaces, PlacePages } from "./place-pages.ts";
 import { Repairs } from "./repairs.ts";
 
 /** Outputs that are being filled, or that wait for the destination QEMU to take them. */
 const OUTPUTS = 4;
-
-/** A disk that both ends agreed on. */
-export interface AgreedDisk {
-  readonly id: string;
-  /** As both QEMUs say. */
-  readonly sizeBytes: number;
-  readonly reader: DiskReader;
-}
+/** Behind the outputs: what tags are made in, then the page cache, both aligned to 16 bytes. */
+const TAGS_AT = OUTPUTS * MAX_RAW_BYTES;
+const CACHE_AT = TAGS_AT + RUN_TAGS_BYTES;
 
 export interface RestorerOptions {
+  /** Slots of the page cache that there is to be memory for; default: 0. */
+  cachePages?: number;
   /** Sends a message to the peer. */
   send: (message: Message) => void;
   /** A REPAIR is owed from now on, and may stand behind DATA that found no room. */
   onOwed: () => void;
+  /** Something costs more bytes than it might. */
+  onWarning?: (message: string) => void;
 }
 
 /**
- * Bodies → the stream: decodes them, fills in what stands on disks, and asks the peer for what does not stand there.
+ * Bodies → the stream: decodes them, fills in what stands on disks and in checkpoints, and asks the peer for what does not stand there.
  *
- * Memory: 4 outputs of 4 MiB, which whoever restores takes and gives back.
+ * Memory: 4 outputs of 4 MiB, which whoever restores takes and gives back, and the page cache.
  */
 export class Restorer {
+  /** Slots of the page cache that there is memory for. */
+  readonly cachePages: number;
   readonly #options: RestorerOptions;
   readonly #kernels: Kernels;
   readonly #decoder: BodyDecoder;
   readonly #freeOutputs: number[];
   readonly #repairs: Repairs;
-  #diskPages: DiskPages | undefined;
+  #placePages: PlacePages | undefined;
   #nackedPages = 0;
   #isStopped = false;
 
   constructor(options: RestorerOptions) {
     this.#options = options;
-    this.#kernels = createKernels(OUTPUTS * MAX_RAW_BYTES + RUN_TAGS_BYTES);
+    const { cachePages = 0 } = options;
+    const { kernels, hasCache } = createKernelsWithCache(CACHE_AT, PageSlots.memoryBytes(cachePages));
+    this.#kernels = kernels;
+    this.cachePages = hasCache ? cachePages : 0;
+    if (!hasCache) options.onWarning?.(NO_CACHE_MEMORY);
     this.#decoder = new BodyDecoder(this.#kernels.writer);
     this.#freeOutputs = Array.from({ length: OUTPUTS }, (_, i) => this.#kernels.base + i * MAX_RAW_BYTES);
     this.#repairs = new Repairs(options.send);
@@ -52,7 +58,7 @@ export class Restorer {
   get counts(): Readonly<DecodedCounts> {
     return this.#decoder.counts;
   }
-  /** Disk pages that were asked for again. */
+  /** Pages of disks and checkpoints that were asked for again. */
   get nackedPages(): number {
     return this.#nackedPages;
   }
@@ -62,23 +68,29 @@ export class Restorer {
   }
 
   /**
-   * Lets bodies refer to `disks`, by their index.
+   * Lets bodies refer to disks and checkpoints.
    *
    * @param tagKey of the session, TAG_KEY_BYTES
-   * @param onWarning is told of each disk, once, that cannot be read after all
+   * @param onWarning is told of each, once, that cannot be read after all
    */
-  useDisks(disks: readonly AgreedDisk[], tagKey: Uint8Array, onWarning: (message: string) => void): void {
+  usePlaces(places: AgreedPlaces, tagKey: Uint8Array, onWarning: (message: string) => void): void {
     const { pages, bytes, base } = this.#kernels;
-    const tags = new RunTags(pages, bytes, base + OUTPUTS * MAX_RAW_BYTES);
+    const tags = new RunTags(pages, bytes, base + TAGS_AT);
     tags.setKey(tagKey);
-    const failed = new Set<number>();
-    const onReadError = (disk: number, error: GodwitError): void => {
-      if (!failed.has(disk)) onWarning(`${error.message}; pages that stand there are sent again`);
-      failed.add(disk);
+    const failed = new Set<DiskReader>();
+    const onReadError = (reader: DiskReader, error: GodwitError): void => {
+      if (!failed.has(reader)) onWarning(`${error.message}; pages that stand there are sent again`);
+      failed.add(reader);
     };
-    const readers = disks.map(({ reader }) => reader);
-    this.#diskPages = new DiskPages(bytes, tags, readers, onReadError);
-    this.#decoder.diskBlocks = disks.map(({ sizeBytes }) => Math.floor(sizeBytes / PAGE_BYTES));
+    this.#placePages = new PlacePages(bytes, tags, places, onReadError);
+    this.#decoder.diskBlocks = places.disks.map(({ blocks }) => blocks);
+    this.#decoder.checkpointPages = places.checkpoints.map(({ blocks }) => blocks);
+  }
+
+  /** Lets bodies use so many slots of the page cache, which is empty; at most `cachePages`. */
+  useCache(slots: number): void {
+    const { pages, bytes, base } = this.#kernels;
+    this.#decoder.cache = slots > 0 ? new PageSlots(pages, bytes, base + CACHE_AT, slots) : undefined;
   }
 
   /** The address of an output that is free; undefined while there is none. */
@@ -92,21 +104,21 @@ export class Restorer {
   }
 
   /**
-   * The raw bytes of a body, which may be a view of it; at once unless it refers to disks. Until they are there, and as long as
+   * The raw bytes of a body, which may be a view of it; at once unless it refers to such. Until they are there, and as long as
    * they are used, `body` and `output` are to be left alone.
    *
    * @throws GodwitError FORM_TOKENS
    */
   restore(header: DataHeader, body: Uint8Array, output: number): Uint8Array | Promise<Uint8Array> {
     const { tokenBytes, rawBytes, rawOffset } = header;
-    const { bytes, diskRuns } = this.#decoder.decode(body, tokenBytes, rawBytes, this.#kernels.bytes, output);
-    if (diskRuns.length === 0) return bytes;
-    return this.#fill(diskRuns, rawOffset - output).then(() => bytes);
+    const { bytes, placeRuns } = this.#decoder.decode(body, tokenBytes, rawBytes, this.#kernels.bytes, output);
+    if (placeRuns.length === 0) return bytes;
+    return this.#fill(placeRuns, rawOffset - output).then(() => bytes);
   }
 
   /** @param shift from addresses to raw offsets */
-  async #fill(runs: readonly DiskRun[], shift: number): Promise<void> {
-    const bad = await this.#diskPages!.fill(runs);
+  async #fill(runs: readonly PlaceRun[], shift: number): Promise<void> {
+    const bad = await this.#placePages!.fill(runs);
     if (this.#isStopped || bad.length === 0) return;
     const repairs = bad.map(({ address, count }) => {
       this.#nackedPages += count;

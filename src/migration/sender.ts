@@ -1,35 +1,43 @@
 import type net from "node:net";
-import { availableParallelism } from "node:os";
-import { CodecChoice } from "../compact/codec.ts";
-import { type Batch, BatchEncoder, type FormCounts } from "../compact/encoder.ts";
+import type { Batch, PlaceFound } from "../compact/batch-writer.ts";
+import type { CacheForms } from "../compact/cache-forms.ts";
+import { CodecChoice, type Packing } from "../compact/codec.ts";
+import { BatchEncoder, type FormCounts } from "../compact/encoder.ts";
+import { BATCH_PAYLOAD_BYTES } from "../compact/limits.ts";
 import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";
 import { StreamParser } from "../stream/parser.ts";
-import type { Backlog } from "../wire/backlog.ts";
-import { encodeMessage, writeDataHeader, writeRepairHeader } from "../wire/encoding.ts";
-import {
-  type Codec,
-  DATA_HEADER_BYTES,
-  type DataHeader,
-  REPAIR_HEADER_BYTES,
-  type RepairHeader,
-} from "../wire/messages.ts";
+import { Backlog } from "../wire/backlog.ts";
+import { writeRepairHeader } from "../wire/encoding.ts";
+import { type Codec, type Message, REPAIR_HEADER_BYTES, type RepairHeader } from "../wire/messages.ts";
+import { type SavedBytes, savedBytes } from "./costs.ts";
+import { type Hold, Holds } from "./holds.ts";
 import { type Intake, openIntake } from "./intake.ts";
-import { createKernels } from "./kernels.ts";
+import { type CodecCounts, Outgoing } from "./outgoing.ts";
 import { Pacer } from "./pacer.ts";
-import { packBody } from "./packing.ts";
-import { DiskReferences } from "./references.ts";
-import { MATCHER_BYTES, type SourceDisks } from "./source-disks.ts";
-import { RawWindow, WINDOW_MEMORY_BYTES } from "./window.ts";
+import { PlaceReferences } from "./references.ts";
+import { createSenderKernels, type Referable } from "./sender-kernels.ts";
+import { RawWindow } from "./window.ts";
+import { defaultThreads } from "./workers/threads.ts";
+import { Workbench } from "./workers/workbench.ts";
 
 /** How long bytes wait for more before they are sent as a batch that is not full. */
 const FLUSH_MS = 1;
 /** How long bytes that the parser holds back wait for the rest of their record before they go out as they are. */
 const AHEAD_MS = 20;
-/** More pieces than this are gathered into one before they are sent: each costs the socket more than moving 4 KiB. */
-const MAX_PIECES = 8;
-/** Bodies packed at the same time; Node's thread pool has four threads unless told otherwise. */
-const MAX_PACKING = 4;
+/** And for how long they may wait while what went before them has not left: fewer and larger batches pack better. */
+const PATIENT_FLUSH_MS = 8;
+/**
+ * What the destination has yet to restore is held to so much of its time, as what is on the link is: references and zero pages are
+ * next to nothing on the link, but what waits there at switch-over is downtime all the same. At least so much: two full bodies.
+ */
+const RESTORING_MS = 25;
+const MIN_RESTORING_BYTES = 8 * 1024 * 1024;
+/** Bodies that are packed or wait for it, so that no thread is ever idle; those that one read of the stream makes come on top. */
+const BODIES_A_THREAD = 2;
+const BODIES_A_READ = 4;
+
+type Acknowledgement = Omit<Extract<Message, { type: "ACK" }>, "type">;
 
 /** What the sender writes to. */
 export interface Outlet {
@@ -44,10 +52,15 @@ export interface SenderOptions {
   windowBytes?: number;
   /** Wire bytes per second at most, while the guest runs. */
   maxBytesPerSecond?: number | undefined;
-  /** "auto" packs where the link is the bottleneck. */
-  codec?: "auto" | "none";
-  /** Pages that stand on these are sent as references. */
-  disks?: SourceDisks;
+  /** How bodies are packed; "auto", the default: by what is the bottleneck. */
+  packing?: "auto" | Packing;
+  /** Threads that pack, beside this one; default: defaultThreads(). */
+  threads?: number;
+  /** The choice of packing has changed. */
+  onPacking?: (packing: Packing, reason: string) => void;
+  referable?: Referable;
+  /** Slots of the page cache; it needs `referable`, whose key is that of its tags too. */
+  cachePages?: number;
   /** Something costs more bytes than it might. */
   onWarning?: (message: string) => void;
   onEvent?: (event: StreamEvent) => void;
@@ -56,16 +69,10 @@ export interface SenderOptions {
   now?: () => number;
 }
 
-/** A batch on its way: in order, whatever the order in which packing ends. */
-interface Frame {
-  type: "DATA" | "END";
-  chunks: Uint8Array[] | undefined;
-}
-
 /**
  * Source QEMU's stream → parse → encode → frames, with back-pressure on the source QEMU.
  *
- * Bounded: the raw window (64 MiB), at most MAX_PACKING bodies being packed, and in flight no more than `Backlog` allows.
+ * Bounded: the raw window (64 MiB), a few bodies for each thread, and in flight and at the destination no more than `Backlog` allows.
  */
 export class StreamSender {
   readonly #outlet: Outlet;
@@ -74,13 +81,16 @@ export class StreamSender {
   readonly #window: RawWindow;
   readonly #parser: StreamParser;
   readonly #encoder: BatchEncoder;
-  readonly #references: DiskReferences | undefined;
-  readonly #codecChoice: CodecChoice;
+  readonly #references: PlaceReferences | undefined;
+  readonly #cache: CacheForms | undefined;
+  readonly #maxPacking: number;
+  readonly #workbench: Workbench;
+  readonly #choice: CodecChoice;
+  readonly #outgoing: Outgoing;
+  readonly #holds = new Holds();
+  /** The raw bytes that the destination has yet to restore. */
+  readonly #restoring = new Backlog(RESTORING_MS, MIN_RESTORING_BYTES);
   readonly #pacer: Pacer;
-  readonly #frames: Frame[] = [];
-  readonly #codecCounts: Record<Codec, number> = { none: 0, zstd: 0 };
-  #packing = 0;
-  #packingBytes = 0;
   #intake: Intake | undefined;
   #isPaused = false;
   #isUrgent = false;
@@ -91,18 +101,31 @@ export class StreamSender {
   #paceTimer: NodeJS.Timeout | undefined;
   #ackedRawBytes = 0;
   #lastReadMs = 0;
+  #encodeMs = 0;
 
   constructor(outlet: Outlet, options: SenderOptions) {
     this.#outlet = outlet;
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
-    const kernels = createKernels(WINDOW_MEMORY_BYTES + MATCHER_BYTES);
+    const { referable, cachePages = 0, packing = "auto", threads = defaultThreads(), onWarning = () => {} } = options;
+    const { kernels, matcher, cache } = createSenderKernels(referable, cachePages, onWarning);
     this.#window = new RawWindow(kernels, options.windowBytes);
-    const matcher = options.disks?.matcher(kernels, kernels.base + WINDOW_MEMORY_BYTES);
-    this.#references = matcher && new DiskReferences(matcher, (disk) => this.#onSwitchedOff(disk));
-    this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent, this.#references);
+    if (referable !== undefined) this.#references = new PlaceReferences(matcher, (place) => this.#onSwitchedOff(place));
+    this.#cache = cache;
+    this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent, this.#references, cache);
     this.#parser = new StreamParser(kernels.scanner, this.#encoder);
-    this.#codecChoice = new CodecChoice(Math.min(availableParallelism(), MAX_PACKING));
+    this.#maxPacking = Math.max(1, threads) * BODIES_A_THREAD;
+    this.#workbench = new Workbench(this.#maxPacking + BODIES_A_READ, threads, onWarning);
+    this.#choice = new CodecChoice(threads, packing === "auto" ? undefined : packing, options.onPacking);
+    this.#outgoing = new Outgoing({
+      bytes: kernels.bytes,
+      workbench: this.#workbench,
+      write: (type, chunks) => this.#write(type, chunks),
+      onPacked: (packing, bodyBytes, packedBytes, ms) => {
+        this.#choice.packed(packing, bodyBytes, packedBytes, ms);
+        this.#resumeIfPossible();
+      },
+    });
     this.#pacer = new Pacer(options.maxBytesPerSecond);
   }
 
@@ -117,13 +140,25 @@ export class StreamSender {
   get counts(): Readonly<FormCounts> {
     return this.#encoder.counts;
   }
-  /** Of `counts.diskPages` those that the destination had to ask for. */
+  /** Of the references in `counts` the pages that the destination had to ask for. */
   get nackedPages(): number {
     return this.#references?.nackedPages ?? 0;
   }
-  /** Bodies sent by codec. */
-  get codecCounts(): Readonly<Record<Codec, number>> {
-    return this.#codecCounts;
+  /** Bodies sent, by codec. */
+  get bodies(): Readonly<Record<Codec, CodecCounts>> {
+    return this.#outgoing.counts;
+  }
+  /** How bodies are packed by now, and why. */
+  get packing(): Packing & { reason: string } {
+    const { codec, level } = this.#choice.current;
+    return { codec, level, reason: this.#choice.reason };
+  }
+  get savedBytes(): SavedBytes {
+    return savedBytes(this.counts, this.nackedPages, Object.values(this.bodies));
+  }
+  /** How long parsing, looking pages up and encoding have taken, and the CPU time that packing has. */
+  get work(): { encodeMs: number; packMs: number } {
+    return { encodeMs: this.#encodeMs, packMs: this.#workbench.cpuMs };
   }
   /** Whether the source QEMU has closed its end. */
   get hasEnded(): boolean {
@@ -136,6 +171,7 @@ export class StreamSender {
 
   /** Starts to read the accepted (and paused) socket that the source QEMU writes to. */
   start(accepted: net.Socket): void {
+    this.#workbench.start();
     this.#intake = openIntake(accepted, this.#window, {
       onBytes: (_bytes, isDrained) => this.#onBytes(isDrained),
       onEnd: () => this.#onEnd(),
@@ -160,6 +196,7 @@ export class StreamSender {
   hurry(): void {
     this.#isUrgent = true;
     this.#pacer.isLifted = true;
+    if (this.#cache !== undefined) this.#cache.isLastRound = true;
     if (!this.#isPaused) this.#flush();
     this.#resumeIfPossible();
   }
@@ -168,22 +205,26 @@ export class StreamSender {
   calmDown(): void {
     this.#isUrgent = false;
     this.#pacer.isLifted = false;
+    if (this.#cache !== undefined) this.#cache.isLastRound = false;
   }
 
-  /** The peer has received `wireBytes` of messages and written the stream up to `rawOffset` into its QEMU. */
-  acknowledge(rawOffset: number, wireBytes: number): void {
+  /** See ACK in docs/wire-protocol.md. @throws GodwitError PEER_BAD_ACK */
+  acknowledge({ rawOffset, wireBytes, receivedBytes }: Acknowledgement): void {
     if (rawOffset > this.#encoder.offset) {
       throw new GodwitError("PEER_BAD_ACK", "the peer acknowledged bytes that were not sent", { rawOffset });
     }
     this.#ackedRawBytes = Math.max(this.#ackedRawBytes, rawOffset);
     this.#window.release(this.#ackedRawBytes);
     this.#references?.acknowledged(this.#ackedRawBytes);
-    this.#outlet.backlog.acked(wireBytes, this.#now());
+    const { backlog } = this.#outlet;
+    backlog.acked(wireBytes, receivedBytes, this.#now());
+    if (backlog.minRttMs !== undefined) this.#restoring.roundTrip(backlog.minRttMs);
+    this.#restoring.acked(rawOffset, rawOffset, this.#now());
     this.#resumeIfPossible();
   }
 
   /**
-   * The peer could not regenerate this range from a disk. It is sent as it is, whatever waits: the destination QEMU waits for it.
+   * The peer could not regenerate this range from a disk or a checkpoint. It is sent as it is, whatever waits: the destination QEMU waits for it.
    *
    * @throws GodwitError PEER_BAD_NACK when no reference stood for it
    */
@@ -199,15 +240,18 @@ export class StreamSender {
     this.#outlet.writeAs("REPAIR", [head, ...this.#window.slices(range.rawOffset, range.rawBytes)]);
   }
 
-  #onSwitchedOff(disk: number): void {
-    const id = this.#options.disks!.idOf(disk);
-    this.#options.onWarning?.(`references to disk ${id} are switched off: the destination's disk differs`);
+  #onSwitchedOff(source: Pick<PlaceFound, "kind" | "source">): void {
+    const referable = this.#options.referable!;
+    const name = referable.nameOf(source);
+    referable.onSwitchedOff?.(source);
+    this.#options.onWarning?.(`references to ${name} are switched off: most of it is not the same at the destination`);
   }
 
   /** Ends everything; the source QEMU sees its socket closed. */
   stop(): void {
     this.#isStopped = true;
     for (const timer of [this.#flushTimer, this.#aheadTimer, this.#paceTimer]) clearTimeout(timer);
+    this.#workbench.stop();
     this.#intake?.socket.destroy();
   }
 
@@ -227,23 +271,33 @@ export class StreamSender {
 
   #parse(): void {
     const window = this.#window;
+    const startMs = this.#now();
     window.parsed(this.#parser.push(window.bytes, window.parseAt, window.writeAt));
+    this.#encodeMs += this.#now() - startMs;
   }
 
   #hasRoom(): boolean {
-    const waitMs = this.#pacer.waitMs(this.#now());
-    if (waitMs > 0 && this.#paceTimer === undefined) {
-      this.#paceTimer = setTimeout(() => {
+    const now = this.#now();
+    const hold = this.#holdAt(now);
+    this.#holds.set(hold, now);
+    return hold === undefined;
+  }
+
+  /** What holds the source back; nothing while there is room. */
+  #holdAt(now: number): Hold | undefined {
+    const waitMs = this.#pacer.waitMs(now);
+    if (waitMs > 0) {
+      this.#paceTimer ??= setTimeout(() => {
         this.#paceTimer = undefined;
         this.#resumeIfPossible();
       }, waitMs);
+      return "link";
     }
-    return (
-      waitMs <= 0 &&
-      this.#window.hasRoom &&
-      this.#packing < MAX_PACKING &&
-      this.#outlet.backlog.inFlightBytes + this.#packingBytes < this.#outlet.backlog.allowanceBytes
-    );
+    const { inFlightBytes, onLinkBytes, allowanceBytes } = this.#outlet.backlog;
+    const comingBytes = this.#outgoing.packingBytes * this.#choice.ratio;
+    if (inFlightBytes + comingBytes >= allowanceBytes) return onLinkBytes > inFlightBytes / 2 ? "link" : "other";
+    if (this.#outgoing.packing >= this.#maxPacking) return "packing";
+    return this.#window.hasRoom && this.#restoring.hasRoom ? undefined : "other";
   }
 
   #resumeIfPossible(): void {
@@ -253,11 +307,19 @@ export class StreamSender {
   }
 
   #flushSoon(): void {
-    this.#flushTimer ??= setTimeout(() => {
-      this.#flushTimer = undefined;
-      this.#encoder.flush();
-    }, FLUSH_MS);
+    this.#flushTimer ??= setTimeout(() => this.#flushOpen(this.#now()), FLUSH_MS);
     if (this.#heldBytes() > 0) this.#aheadTimer ??= setTimeout(() => this.#flush(), AHEAD_MS);
+  }
+
+  /** Nobody waits for an open batch while what went before it has not left. */
+  #flushOpen(sinceMs: number): void {
+    const isWaiting = this.#outgoing.packing > 0 || this.#outlet.backlog.inFlightBytes > BATCH_PAYLOAD_BYTES / 4;
+    if (isWaiting && this.#now() - sinceMs < PATIENT_FLUSH_MS) {
+      this.#flushTimer = setTimeout(() => this.#flushOpen(sinceMs), FLUSH_MS);
+      return;
+    }
+    this.#flushTimer = undefined;
+    this.#encoder.flush();
   }
 
   /** Bytes that were read and are in no batch: the parser waits for the rest of their record. */
@@ -276,94 +338,31 @@ export class StreamSender {
     if (this.#isStopped) return;
     this.#hasEnded = true;
     this.#flush();
-    this.#enqueue({ type: "END", chunks: [encodeMessage({ type: "END", rawBytes: this.rawBytes })] });
+    this.#outgoing.end(this.rawBytes);
   }
 
   #sendBatch(batch: Batch): void {
-    const bodyBytes = batch.tokens.length + batch.payloadBytes;
-    const header = { rawOffset: batch.rawOffset, rawBytes: batch.rawBytes, bodyBytes, tokenBytes: batch.tokens.length };
-    const codec =
-      this.#options.codec === "none"
-        ? "none"
-        : this.#codecChoice.choose(this.#limitingBytesPerSecond(), this.#isUrgent);
-    if (codec === "zstd") this.#pack(header, this.#gather(batch));
-    else this.#enqueue({ type: "DATA", chunks: this.#plainChunks(header, batch) });
-  }
-
-  /** The speed of the link, or the rate that a user allows it, where that is what holds the migration back. */
-  #limitingBytesPerSecond(): number | undefined {
     const now = this.#now();
-    const { backlog } = this.#outlet;
-    const link = backlog.isLimiting(now) ? backlog.goodputBytesPerSecond : Number.POSITIVE_INFINITY;
-    const limit = Math.min(link, this.#pacer.limitingBytesPerSecond(now));
-    return Number.isFinite(limit) ? limit : undefined;
+    const link = this.#linkBytesPerSecond(now);
+    if (this.#choice.isDue(now)) this.#choice.decide({ linkBytesPerSecond: link, ...this.#holds.take(now) }, now);
+    const bodyBytes = batch.tokens.length + batch.payloadBytes;
+    const packing = this.#isUrgent ? this.#choice.nextUrgent(bodyBytes, link) : this.#choice.next(bodyBytes);
+    this.#restoring.sent(batch.rawBytes);
+    this.#outgoing.send(batch, packing);
+    this.#encodeMs -= this.#now() - now; // it is called by the encoder
   }
 
-  /** Header and tokens in one chunk, then the payload where it stands. */
-  #plainChunks(header: Omit<DataHeader, "codec" | "encodedBytes">, batch: Batch): Uint8Array[] {
-    this.#codecCounts.none++;
-    const head = Buffer.allocUnsafe(DATA_HEADER_BYTES + batch.tokens.length);
-    writeDataHeader(head, 0, { ...header, codec: "none", encodedBytes: header.bodyBytes });
-    head.set(batch.tokens, DATA_HEADER_BYTES);
-    if (batch.pieces.length > 2 * MAX_PIECES) return [head, this.#gather(batch).subarray(batch.tokens.length)];
-    const chunks: Uint8Array[] = [head];
-    for (let i = 0; i < batch.pieces.length; i += 2) {
-      chunks.push(this.#window.bytes.subarray(batch.pieces[i], batch.pieces[i + 1]));
-    }
-    return chunks;
+  /** The speed of the link as far as it was seen, or the rate that a user allows it. */
+  #linkBytesPerSecond(now: number): number {
+    return Math.min(this.#outlet.backlog.goodputBytesPerSecond, this.#pacer.limitingBytesPerSecond(now));
   }
 
-  /** The whole body in one piece. */
-  #gather(batch: Batch): Buffer {
-    const body = Buffer.allocUnsafe(batch.tokens.length + batch.payloadBytes);
-    body.set(batch.tokens);
-    let at = batch.tokens.length;
-    for (let i = 0; i < batch.pieces.length; i += 2) {
-      const piece = this.#window.bytes.subarray(batch.pieces[i], batch.pieces[i + 1]);
-      body.set(piece, at);
-      at += piece.length;
-    }
-    return body;
-  }
-
-  #pack(header: Omit<DataHeader, "codec" | "encodedBytes">, body: Buffer): void {
-    const frame: Frame = { type: "DATA", chunks: undefined };
-    const startMs = this.#now();
-    this.#packing++;
-    this.#packingBytes += body.length;
-    this.#enqueue(frame);
-    packBody(body).then(
-      (packed) => {
-        this.#packing--;
-        this.#packingBytes -= body.length;
-        this.#codecChoice.packed(body.length, packed.length, this.#now() - startMs);
-        const codec = packed.length < body.length ? "zstd" : "none";
-        const encoded = codec === "zstd" ? packed : body;
-        this.#codecCounts[codec]++;
-        const head = Buffer.allocUnsafe(DATA_HEADER_BYTES);
-        writeDataHeader(head, 0, { ...header, codec, encodedBytes: encoded.length });
-        frame.chunks = [head, encoded];
-        this.#writeReadyFrames();
-        this.#resumeIfPossible();
-      },
-      (cause) => this.#fail(new GodwitError("MIGRATION_PACKING", "a body could not be packed", {}, { cause })),
-    );
-  }
-
-  #enqueue(frame: Frame): void {
-    this.#frames.push(frame);
-    this.#writeReadyFrames();
-  }
-
-  #writeReadyFrames(): void {
-    for (let frame = this.#frames[0]; frame?.chunks !== undefined; frame = this.#frames[0]) {
-      this.#frames.shift();
-      if (this.#isStopped) return;
-      let bytes = 0;
-      for (const chunk of frame.chunks) bytes += chunk.length;
-      this.#pacer.sent(bytes, this.#now());
-      this.#outlet.writeAs(frame.type, frame.chunks);
-    }
+  #write(type: "DATA" | "END", chunks: readonly Uint8Array[]): void {
+    if (this.#isStopped) return;
+    let bytes = 0;
+    for (const chunk of chunks) bytes += chunk.length;
+    this.#pacer.sent(bytes, this.#now());
+    this.#outlet.writeAs(type, chunks);
   }
 
   #fail(error: GodwitError): void {

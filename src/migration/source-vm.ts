@@ -63,9 +63,17 @@ export class SourceVm {
    * Starts the migration to a unix socket, with the downtime-limit that `limitFor` makes of the one that QEMU has.
    *
    * QEMU's own rate limit is taken off: it would count raw bytes, where the limit that a user means is of wire bytes.
+   *
+   * @param capabilities those that are to be otherwise than for `send`, where QEMU has them
    */
-  async start(socketPath: string, limitFor: (downtimeLimitMs: number) => number): Promise<void> {
-    const wanted = { events: true, "return-path": true, "pause-before-switchover": false };
+  async start(
+    socketPath: string,
+    limitFor: (downtimeLimitMs: number) => number,
+    capabilities: Readonly<Record<string, boolean>> = {},
+  ): Promise<void> {
+    // The last two would make QEMU wait for what nobody says: `migrate-continue`, and a destination with that capability.
+    const usual = { events: true, "return-path": true, "pause-before-switchover": false, "switchover-ack": false };
+    const wanted = { ...usual, ...capabilities };
     this.#undoCapabilities = await setCapabilities(this.#qmp, wanted);
     const parameters = await this.#qmp.execute("query-migrate-parameters");
     const { "max-bandwidth": bandwidth = 0, "downtime-limit": limitMs = QEMU_DOWNTIME_LIMIT_MS } = parameters;

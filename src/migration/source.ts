@@ -1,27 +1,29 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
+import type { Packing } from "../compact/codec.ts";
 import { PAGE_FORMAT } from "../compact/limits.ts";
-import { SwitchoverLimit } from "../control/switchover-limit.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import type { QmpEvent } from "../qemu/commands.ts";
 import { readFacts, type VmFacts } from "../qemu/facts.ts";
-import { type MigrationProgress, migrationProgress } from "../qemu/migrate.ts";
 import { QmpClient } from "../qemu/qmp.ts";
 import type { Address } from "../wire/address.ts";
 import type { Message } from "../wire/messages.ts";
 import { connect, type Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
+import { keepCheckpoint } from "./checkpoint-keep.ts";
+import type { CheckpointPlace } from "./checkpoint-take.ts";
+import { CpuMeter } from "./costs.ts";
 import { Downtime } from "./downtime.ts";
-import type { EventListener, Pages, SourceSummary, Status } from "./events.ts";
-import { assertMatch, assertPageFormat, PROGRAM, parseFacts } from "./greeting.ts";
+import type { EventListener, KeptCheckpoint, Pages, SourceSummary, Status } from "./events.ts";
+import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
 import { listenOnce } from "./listen-once.ts";
 import { Cancelled, Failure, PeerAborted, PeerRefused, withTimeout } from "./outcome.ts";
 import { Peer } from "./peer.ts";
-import { ProgressMeter, pagesOf } from "./progress.ts";
+import { pagesOf } from "./progress.ts";
 import { StreamSender } from "./sender.ts";
 import { makeSocketFolder } from "./socket-folder.ts";
-import { SourceDisks } from "./source-disks.ts";
+import { type OfferOptions, SourceOffers } from "./source-offers.ts";
+import { SourceRounds } from "./source-rounds.ts";
 import { SourceVm } from "./source-vm.ts";
 
 /** For the destination to ask its QEMU what it is and answer HELLO. */
@@ -30,22 +32,32 @@ const WELCOME_TIMEOUT_MS = 20_000;
 const CONNECT_TIMEOUT_MS = 20_000;
 /** How long the destination has to say that the VM runs, after COMMIT. */
 const RUNNING_TIMEOUT_MS = 60_000;
-/** How often progress is reported. */
-const PROGRESS_MS = 250;
-const NO_PAGES: Pages = { zeroPages: 0, diskPages: 0, literalPages: 0, blankPages: 0, rawPages: 0 };
+const NO_BODIES: SourceSummary["bodies"] = {};
+const NO_PAGES: Pages = {
+  zeroPages: 0,
+  diskPages: 0,
+  checkpointPages: 0,
+  samePages: 0,
+  deltaPages: 0,
+  literalPages: 0,
+  blankPages: 0,
+  rawPages: 0,
+};
 
-export interface SourceOptions {
+export interface SourceOptions extends OfferOptions {
   qmpPath: string;
   to: Address;
   security: Security;
   /** Wire bytes per second at most, while the guest runs. */
   maxBytesPerSecond?: number | undefined;
-  /** "none" never compresses. */
-  codec?: "auto" | "none";
-  /** Sends pages that stand on a disk of the VM as references to it; default: true. */
-  diskReferences?: boolean;
+  /** How bodies are packed; "auto", the default: by what is the bottleneck. */
+  packing?: "auto" | Packing;
+  /** Worker threads; default: the cores to spare. */
+  threads?: number;
   /** Lets a VM go to a QEMU older than its own. */
   allowOlderQemu?: boolean;
+  /** Where a checkpoint is kept of the VM once it has left; absent: none is kept. */
+  keepCheckpoint?: CheckpointPlace | undefined;
   /** Ends the source QEMU once the VM runs at the destination. */
   quit?: boolean;
   /** Aborted by a person who wants the migration to end. */
@@ -75,21 +87,22 @@ class SourceMigration {
   readonly #running = Promise.withResolvers<number>();
   readonly #downtime = new Downtime();
   readonly #startMs = performance.now();
+  readonly #cpu = new CpuMeter();
+  /** When it was settled where the VM is: what is kept of the disks for the next time is no part of the migration. */
+  #endMs: number | undefined;
   #phase: Phase = "checking";
   #qmp: QmpClient | undefined;
   #vm: SourceVm | undefined;
   #peer: Peer | undefined;
-  #disks = SourceDisks.none();
+  readonly #offers: SourceOffers;
   #sender: StreamSender | undefined;
-  #meter: ProgressMeter | undefined;
-  #memoryBytes = 0;
-  #limit: SwitchoverLimit | undefined;
-  /** The guest was stopped: QEMU is about to switch over. */
-  #isStopped = false;
+  #rounds: SourceRounds | undefined;
+  #facts: VmFacts | undefined;
   #hasSentSwitchover = false;
 
   constructor(options: SourceOptions) {
     this.#options = options;
+    this.#offers = new SourceOffers(options, (message) => this.#warn(message));
   }
 
   async run(): Promise<SourceSummary> {
@@ -108,12 +121,24 @@ class SourceMigration {
       signal?.removeEventListener("abort", onAbort);
       this.#sender?.stop();
       this.#peer?.end();
-      await this.#disks[Symbol.asyncDispose]().catch(() => {}); // no disk keeps us from saying how it ended
-      this.#qmp?.close();
+      this.#endMs ??= performance.now();
+      this.#cpu.stop();
+      await this.#offers.close(status !== "completed");
     }
-    const summary = this.#summary(status);
+    const migration = this.#summary(status);
+    const summary = { ...migration, checkpoint: status === "completed" ? await this.#afterwards() : null };
+    this.#qmp?.close();
     this.#options.onEvent(summary);
     return summary;
+  }
+
+  /** What is left to do with the source QEMU once the VM is at the destination. None of it counts as part of the migration. */
+  async #afterwards(): Promise<KeptCheckpoint | null> {
+    const { keepCheckpoint: place, quit, signal, onEvent } = this.#options;
+    const [qmp, vm] = [this.#qmp!, this.#facts!];
+    const checkpoint = place === undefined ? null : await keepCheckpoint({ qmp, vm, place, signal, onEvent });
+    if (quit) await qmp.execute("quit").catch((error) => this.#warnOfRemains(error));
+    return checkpoint;
   }
 
   #onAbort(): void {
@@ -128,13 +153,10 @@ class SourceMigration {
     this.#qmp = await this.#failure.or(QmpClient.connect(qmpPath));
     this.#vm = await this.#failure.or(SourceVm.open(this.#qmp));
     const facts = await this.#failure.or(readFacts(this.#qmp));
-    this.#memoryBytes = facts.memoryBytes;
+    this.#facts = facts;
     this.#qmp.onEvent((event) => this.#onQmpEvent(event));
     void this.#qmp.closed.then((error) => this.#onSourceGone(error));
-    if (this.#options.diskReferences ?? true) {
-      this.#disks = SourceDisks.of(this.#qmp, (message) => this.#warn(message));
-      await this.#failure.or(this.#disks.opened());
-    }
+    await this.#failure.or(this.#offers.open(this.#qmp, facts));
     const connection = await this.#failure.or(connect({ ...to, security, signal: this.#failure.signal }));
     this.#peer = new Peer(connection, "sender", { onMessage: (message) => this.#onMessage(message) });
     this.#peer.closed.then(
@@ -154,8 +176,7 @@ class SourceMigration {
       pageFormat: PAGE_FORMAT,
       features: [],
       vm,
-      disks: this.#disks.ids,
-      tagKey: Buffer.from(this.#disks.tagKey).toString("hex"),
+      ...this.#offers.hello,
     });
     const welcome = await this.#failure.or(
       withTimeout(this.#welcome.promise, WELCOME_TIMEOUT_MS, "the destination did not answer HELLO"),
@@ -164,33 +185,43 @@ class SourceMigration {
     const theirs = parseFacts(welcome.vm);
     assertMatch(vm, theirs, this.#options.allowOlderQemu ?? false);
     const roundTripMs = performance.now() - sentMs;
-    this.#options.onEvent({ event: "connected", session: this.#session, peer: peer.address, vm: theirs, roundTripMs });
-    await this.#failure.or(this.#disks.index(welcome.disks));
+    this.#options.onEvent({
+      event: "connected",
+      session: this.#session,
+      peer: peer.address,
+      vm: theirs,
+      roundTripMs,
+      checkpoint: newestOf(welcome.checkpoints),
+    });
+    await this.#failure.or(this.#offers.prepare(welcome, (error) => this.#failure.report(error)));
   }
 
   /** From `migrate` until all is at the destination, loaded, and the source QEMU is stopped for good. */
   async #stream(): Promise<void> {
-    const { onEvent, maxBytesPerSecond, codec, qmpPath } = this.#options;
+    const { onEvent, maxBytesPerSecond, packing, threads, qmpPath } = this.#options;
     const [qmp, vm, peer] = [this.#qmp!, this.#vm!, this.#peer!];
+    const { memoryBytes } = this.#facts!;
     await using folder = await makeSocketFolder(qmpPath);
     await using server = await listenOnce(join(folder.path, "source.sock"));
+    const { windowBytes } = await this.#welcome.promise;
     const sender = new StreamSender(peer, {
-      windowBytes: (await this.#welcome.promise).windowBytes,
+      windowBytes,
       maxBytesPerSecond,
-      codec: codec ?? "auto",
-      disks: this.#disks,
+      ...(packing && { packing }),
+      ...(threads !== undefined && { threads }),
+      onPacking: ({ codec, level }, reason) => onEvent({ event: "codec", codec, level, reason }),
+      referable: this.#offers.referable,
+      cachePages: this.#offers.cachePages,
       onWarning: (message) => this.#warn(message),
       onError: (error) => this.#failure.report(error),
     });
     this.#sender = sender;
-    this.#meter = new ProgressMeter({ sender, peer }, this.#memoryBytes, onEvent);
+    const rounds = new SourceRounds({ qmp, vm, peer, sender, offers: this.#offers, memoryBytes, onEvent });
+    this.#rounds = rounds;
     peer.startPulse();
     this.#phase = "streaming";
-    onEvent({ event: "started", memoryBytes: this.#memoryBytes });
-    const started = vm.start(server.path, (limitMs) => {
-      this.#limit = new SwitchoverLimit(limitMs);
-      return this.#limit.limitMs;
-    });
+    onEvent({ event: "started", memoryBytes });
+    const started = vm.start(server.path, (limitMs) => rounds.firstLimitMs(limitMs));
     const completed = this.#failure.or(started).then(() => vm.completed(this.#failure.signal));
     if (!vm.guestRuns) this.#sendSwitchover();
     const accepted = await this.#failure.or(
@@ -200,28 +231,9 @@ class SourceMigration {
       ]),
     );
     sender.start(accepted);
-    await this.#failure.or(this.#whileReporting(completed, qmp));
+    await this.#failure.or(rounds.until(completed));
     this.#sendSwitchover();
     await this.#failure.or(this.#loaded.promise);
-  }
-
-  /** Reports progress until the source QEMU has ended the migration. */
-  async #whileReporting(completed: Promise<void>, qmp: QmpClient): Promise<void> {
-    const ended = new AbortController();
-    const report = async () => {
-      while (!ended.signal.aborted) {
-        await delay(PROGRESS_MS, undefined, { signal: ended.signal });
-        const progress = await migrationProgress(qmp);
-        if (!ended.signal.aborted && !this.#isStopped) await this.#onProgress(progress);
-      }
-    };
-    // A QMP that is gone is noticed elsewhere, and a progress that was not reported harms nobody.
-    void report().catch(() => {});
-    try {
-      await completed;
-    } finally {
-      ended.abort();
-    }
   }
 
   /** COMMIT, and what the destination makes of it. */
@@ -235,13 +247,18 @@ class SourceMigration {
       withTimeout(this.#running.promise, RUNNING_TIMEOUT_MS, "the destination did not say that the VM runs"),
     );
     this.#options.onEvent({ event: "running", resumeMs, isPaused: !this.#vm!.guestRuns });
-    await this.#tidy().catch((error) => this.#warn(`the VM runs at the destination, but here: ${messageOf(error)}`));
+    await this.#tidy().catch((error) => this.#warnOfRemains(error));
   }
 
   async #tidy(): Promise<void> {
     await this.#vm!.restoreSettings();
-    await this.#disks[Symbol.asyncDispose]();
-    if (this.#options.quit) await this.#qmp!.execute("quit");
+    this.#endMs = performance.now();
+    this.#cpu.stop();
+    await this.#offers.close(false);
+  }
+
+  #warnOfRemains(error: unknown): void {
+    this.#warn(`the VM runs at the destination, but here: ${messageOf(error)}`);
   }
 
   /** After a failure: makes sure of where the VM is, and says so. */
@@ -288,12 +305,12 @@ class SourceMigration {
 
   #onQmpEvent(event: QmpEvent): void {
     if (this.#phase !== "streaming") return;
-    if (event.name === "MIGRATION_PASS") this.#onSync();
+    if (event.name === "MIGRATION_PASS") this.#rounds!.onSync();
     const stop = this.#vm!.onEvent(event);
     if (stop === undefined) return;
-    this.#isStopped = true;
+    this.#rounds!.onStop();
     this.#downtime.stopped(event);
-    this.#disks.stopIndexing();
+    this.#offers.stopIndexing();
     this.#sender?.hurry();
     stop.then(
       (byMigration) => (byMigration ? this.#sendSwitchover() : this.#onUserStop()),
@@ -303,36 +320,8 @@ class SourceMigration {
 
   /** It was a user who has stopped the guest: the migration goes on as before. */
   #onUserStop(): void {
-    this.#isStopped = false;
+    this.#rounds!.onUserStop();
     this.#sender?.calmDown();
-  }
-
-  /** QEMU has looked for dirty pages: a round ends, and what is left says whether another one would bring the end nearer. */
-  #onSync(): void {
-    this.#meter?.onSync();
-    migrationProgress(this.#qmp!).then(
-      (progress) => {
-        if (this.#phase !== "streaming" || this.#isStopped) return;
-        this.#onProgress(progress).catch(() => {}); // as in #whileReporting
-        if (progress.dirtySyncCount > 1) this.#decide(progress.ramRemainingBytes);
-      },
-      () => {},
-    );
-  }
-
-  async #onProgress(progress: MigrationProgress): Promise<void> {
-    this.#meter?.report(progress);
-    const { goodputBytesPerSecond } = this.#peer!.backlog;
-    if (goodputBytesPerSecond > 0) await this.#vm!.tellLinkSpeed(goodputBytesPerSecond);
-  }
-
-  #decide(remainingBytes: number): void {
-    const decision = this.#limit?.onRound(remainingBytes);
-    if (decision === undefined) return;
-    this.#options.onEvent({ event: "limit", downtimeLimitMs: decision.limitMs, reason: decision.reason });
-    this.#vm!.setDowntimeLimit(decision.limitMs).catch((error) =>
-      this.#warn(`the limit was not set: ${messageOf(error)}`),
-    );
   }
 
   /** Once COMMIT has left, the source QEMU has nothing to do with the VM any more. */
@@ -353,13 +342,16 @@ class SourceMigration {
   #onMessage(message: Message): void {
     switch (message.type) {
       case "WELCOME":
+        this.#offers.onWelcome(message);
         return this.#welcome.resolve(message);
       case "REFUSE":
         return this.#failure.report(new PeerRefused(message.code, message.message));
       case "ABORT":
         return this.#failure.report(new PeerAborted(message.code, message.message));
       case "ACK":
-        return this.#sender?.acknowledge(message.rawOffset, message.wireBytes);
+        return this.#sender?.acknowledge(message);
+      case "HASHES":
+        return this.#offers.onHashes(message);
       case "NACK":
         return this.#sender?.repair(message);
       case "RETURN":
@@ -394,17 +386,27 @@ class SourceMigration {
       role: "source",
       status,
       session: this.#session,
-      totalMs: performance.now() - this.#startMs,
+      totalMs: (this.#endMs ?? performance.now()) - this.#startMs,
       downtimeMs: parts === null ? null : Object.values(parts).reduce((sum, ms) => sum + ms, 0),
       downtimeParts: parts,
       wireBytes: this.#peer?.wireBytes ?? 0,
       rawBytes: this.#sender?.rawBytes ?? 0,
-      rounds: this.#meter?.rounds ?? 0,
-      memoryBytes: this.#memoryBytes,
+      rounds: this.#rounds?.begun ?? 0,
+      memoryBytes: this.#facts?.memoryBytes ?? 0,
       pages: pagesOf(this.#sender?.counts ?? NO_PAGES),
+      deltaBytes: this.#sender?.counts.deltaBytes ?? 0,
       nackedPages: this.#sender?.nackedPages ?? 0,
-      bodies: { none: 0, zstd: 0, ...this.#sender?.codecCounts },
+      diskIndex: this.#offers.diskIndex,
+      bodies: this.#sender?.bodies ?? NO_BODIES,
+      packing: this.#sender?.packing ?? null,
+      savedBytes: this.#sender?.savedBytes ?? null,
+      cpuSeconds: {
+        total: this.#cpu.seconds,
+        encode: (this.#sender?.work.encodeMs ?? 0) / 1000,
+        pack: (this.#sender?.work.packMs ?? 0) / 1000,
+      },
       roundTripMs: this.#peer?.backlog.minRttMs ?? null,
+      checkpoint: null,
     };
   }
 }

@@ -66,7 +66,16 @@ export interface BlockDeviceInfo {
   readonly ro: boolean;
   readonly drv: string;
   readonly image: ImageInfo;
-  readonly "dirty-bitmaps"?: readonly { readonly name?: string }[];
+  readonly "dirty-bitmaps"?: readonly BlockDirtyInfo[];
+}
+
+/** qapi/block-core.json, BlockDirtyInfo. */
+export interface BlockDirtyInfo {
+  readonly name?: string;
+  /** Bytes that it has marked. */
+  readonly count: number;
+  /** Whether it notes writes. */
+  readonly recording: boolean;
 }
 
 /** qapi/block-core.json, ImageInfo. */
@@ -128,6 +137,12 @@ export interface MigrationRamInfo {
   readonly "page-size": number;
 }
 
+/** qapi/machine.json, MemoryDeviceInfo: memory that is plugged in as a device, of which `memdev` (a QOM path) is the backend. */
+export interface MemoryDevice {
+  readonly type: string;
+  readonly data: { readonly memdev?: string };
+}
+
 /** One entry of query-migrate-capabilities. A string: every QEMU has others. */
 export interface MigrationCapabilityState {
   readonly capability: string;
@@ -170,6 +185,9 @@ export interface QmpCommands {
     arguments: NoArguments;
     returns: { readonly "base-memory": number; readonly "plugged-memory"?: number };
   };
+  /** A backend without an id was not made with -object (since 5.0 the machine's own has one too). */
+  "query-memdev": { arguments: NoArguments; returns: readonly { readonly id?: string }[] };
+  "query-memory-devices": { arguments: NoArguments; returns: readonly MemoryDevice[] };
   "query-cpus-fast": {
     arguments: NoArguments;
     returns: readonly { readonly "cpu-index": number; readonly "qom-path": string; readonly "thread-id": number }[];
@@ -191,18 +209,21 @@ export interface QmpCommands {
   "nbd-server-stop": { arguments: NoArguments; returns: None };
   "block-export-add": { arguments: NbdExportOptions; returns: None };
   "block-export-del": { arguments: { id: string; mode?: "safe" | "hard" }; returns: None };
-  "block-dirty-bitmap-add": { arguments: DirtyBitmapName; returns: None };
   "block-dirty-bitmap-remove": { arguments: DirtyBitmapName; returns: None };
-  transaction: {
-    arguments: {
-      actions: readonly {
-        readonly type: "block-dirty-bitmap-add" | "block-dirty-bitmap-disable";
-        readonly data: DirtyBitmapName;
-      }[];
-    };
+  "block-dirty-bitmap-add": { arguments: DirtyBitmapName; returns: None };
+  "block-dirty-bitmap-disable": { arguments: DirtyBitmapName; returns: None };
+  "block-dirty-bitmap-enable": { arguments: DirtyBitmapName; returns: None };
+  "block-dirty-bitmap-merge": {
+    arguments: { node: string; target: string; bitmaps: readonly string[] };
     returns: None;
   };
   "query-block-exports": { arguments: NoArguments; returns: readonly { readonly id: string }[] };
+  "human-monitor-command": { arguments: { readonly "command-line": string }; returns: string };
+  /** Writes `size` bytes of guest-physical memory from `val` on into a file, which is made anew. */
+  pmemsave: {
+    arguments: { readonly val: number; readonly size: number; readonly filename: string };
+    returns: None;
+  };
   migrate: { arguments: { uri: string; resume?: boolean }; returns: None };
   migrate_cancel: { arguments: NoArguments; returns: None };
   "migrate-continue": { arguments: { state: "pre-switchover" }; returns: None };

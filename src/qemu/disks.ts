@@ -15,6 +15,10 @@ export interface Disk {
   readonly driver: string;
   readonly virtualSizeBytes: number;
   readonly readOnly: boolean;
+  /** QEMU's name for the image. */
+  readonly image: string;
+  /** Whether it is to be read where a user says, and not as its QEMU does. */
+  readonly isElsewhere: boolean;
   /** The file or block device that is the disk, byte for byte; null if there is none. */
   readonly rawPath: string | null;
   /** A file name with which any program of QEMU opens the image beside this one; null if none can. */
@@ -25,6 +29,8 @@ export interface Disk {
 
 /** Drivers that add nothing to the bytes of the file under them. */
 const PLAIN_DRIVERS: ReadonlySet<string> = new Set(["raw", "file", "host_device"]);
+/** Drivers of images that are not the bytes of the disk, docs/system/images.rst. A content is never asked: a guest may have written it. */
+const IMAGE_FORMATS: ReadonlySet<string> = new Set("qcow2 qcow qed vmdk vdi vhdx vpc parallels".split(" "));
 const JSON_PREFIX = "json:";
 
 type JsonObject = Record<string, unknown>;
@@ -42,10 +48,21 @@ export async function listDisks(qmp: QmpClient): Promise<Disk[]> {
   return disks;
 }
 
-/** The disk with its image at another path, opened with the same driver. */
+/** The disk with its image at another path: in the same format if it is of an image format, else raw. */
 export function diskAt(disk: Disk, path: string): Disk {
   const absolute = resolve(path);
-  return { ...disk, ...placeOf(disk.driver, absolute), files: [absolute] };
+  const driver = IMAGE_FORMATS.has(disk.driver) ? disk.driver : "raw";
+  return { ...disk, ...placeOf(driver, absolute), driver, image: absolute, files: [absolute], isElsewhere: true };
+}
+
+/** A file name with which any program of QEMU opens the image at a path, of a format as `-blockdev` calls it. */
+export function sharedNameOf(format: string, path: string): string {
+  return placeOf(format, resolve(path)).sharedName!;
+}
+
+/** Whether this is a format of images that QEMU has, raw included. */
+export function isImageFormat(format: string): boolean {
+  return format === "raw" || IMAGE_FORMATS.has(format);
 }
 
 function diskOf(id: string, { "node-name": nodeName, drv: driver, ro: readOnly, image }: BlockDeviceInfo): Disk {
@@ -55,6 +72,8 @@ function diskOf(id: string, { "node-name": nodeName, drv: driver, ro: readOnly, 
     driver,
     virtualSizeBytes: image["virtual-size"],
     readOnly,
+    image: image.filename,
+    isElsewhere: false,
     ...placeOf(driver, image.filename),
     files: filesOf(image),
   };

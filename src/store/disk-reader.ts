@@ -4,6 +4,9 @@ import { type BigIntStats, readSync } from "node:fs";
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { GodwitError } from "../errors.ts";
 
+/** The unit of `st_blocks`, stat(2). */
+const STATUS_BLOCK_BYTES = 512;
+
 export interface Extent {
   readonly offsetBytes: number;
   readonly lengthBytes: number;
@@ -37,6 +40,8 @@ export interface DiskReader extends AsyncDisposable {
   readSync?(offsetBytes: number, target: Uint8Array): void;
   /** The ranges that may hold anything but zeros, in order. */
   allocatedExtents(): AsyncIterable<Extent>;
+  /** About how many bytes of it may be other than zero, told at once; absent where nothing tells. */
+  allocatedBytes?(): Promise<number>;
   /** Identities of all files that the content comes from; null if no such thing is known, as for block devices. */
   identity(): Promise<readonly FileIdentity[] | null>;
 }
@@ -110,9 +115,14 @@ export class FileDisk implements DiskReader {
 
   async *allocatedExtents(): AsyncGenerator<Extent> {
     const { blocks, size } = await this.#file.stat();
-    const isSparse = blocks * 512 < size; // stat(2): blocks of 512 bytes
+    const isSparse = blocks * STATUS_BLOCK_BYTES < size;
     if (isSparse && this.#extents) yield* this.#extents();
     else yield { offsetBytes: 0, lengthBytes: this.sizeBytes };
+  }
+
+  async allocatedBytes(): Promise<number> {
+    const status = await this.#file.stat();
+    return status.isFile() ? Math.min(status.blocks * STATUS_BLOCK_BYTES, this.sizeBytes) : this.sizeBytes;
   }
 
   /** Of the file that is open, whatever stands at its path by now. */
@@ -170,6 +180,13 @@ export async function identityOf(paths: readonly string[]): Promise<readonly Fil
     identities.push(identity);
   }
   return identities;
+}
+
+/** What files take on their disks. */
+export async function storedBytesOf(paths: readonly string[]): Promise<number> {
+  let bytes = 0;
+  for (const path of paths) bytes += (await stat(path)).blocks * STATUS_BLOCK_BYTES;
+  return bytes;
 }
 
 function identityFrom(status: BigIntStats): FileIdentity | null {

@@ -1,6 +1,6 @@
 import { chmod, mkdir, stat } from "node:fs/promises";
 import { homedir } from "node:os";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { GodwitError } from "../errors.ts";
 
 /** The folder of what a host keeps (indexes, checkpoints): the one asked for, else the environment's, else the system's. */
@@ -28,8 +28,21 @@ export async function openStateFolder(stateDir: string, name: string): Promise<s
 }
 
 async function openPrivately(folder: string): Promise<void> {
-  await mkdir(folder, { recursive: true, mode: 0o700 });
+  await makeFolder(folder);
   const { uid, mode } = await stat(folder);
   if (uid !== process.getuid?.()) throw new Error("it belongs to another user");
   if ((mode & 0o077) !== 0) await chmod(folder, 0o700);
+}
+
+/** Not mkdir's own `recursive`: where a file system makes no folders, such as /proc, that tries for ever (Node 24). */
+async function makeFolder(folder: string): Promise<void> {
+  try {
+    await mkdir(folder, { mode: 0o700 });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "EEXIST") return;
+    if (code !== "ENOENT" || folder === dirname(folder)) throw error;
+    await makeFolder(dirname(folder));
+    await mkdir(folder, { mode: 0o700 });
+  }
 }

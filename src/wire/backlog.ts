@@ -6,8 +6,6 @@ const MIN_ALLOWANCE_BYTES = 512 * 1024;
 const SAMPLE_MS = 50;
 /** How fast the estimate follows a link that got slower. */
 const DECAY_MS = 200;
-/** A link that was not kept busy for so long may have become faster than it was seen to be. */
-const FRESH_MS = 2000;
 
 /**
  * Measures the link and says how much may be in flight on it.
@@ -21,19 +19,22 @@ const FRESH_MS = 2000;
  */
 export class Backlog {
   readonly #backlogMs: number;
+  readonly #minAllowanceBytes: number;
   #sentBytes = 0;
   #ackedBytes = 0;
+  #receivedBytes = 0;
   #goodput = 0;
   #minRttMs = Number.POSITIVE_INFINITY;
-  /** Acknowledged bytes and time at the start of the stretch that is being measured. */
+  /** Received bytes and time at the start of the stretch that is being measured. */
   #sampleBytes = 0;
   #sampleAtMs: number | undefined;
   /** Whether the link was kept busy all through the stretch: else the stretch measures the source, not the link. */
   #wasBusy = false;
-  #lastBusyMs = Number.NEGATIVE_INFINITY;
 
-  constructor(backlogMs = BACKLOG_MS) {
+  /** @param minAllowanceBytes in flight at least, whatever was measured */
+  constructor(backlogMs = BACKLOG_MS, minAllowanceBytes = MIN_ALLOWANCE_BYTES) {
     this.#backlogMs = backlogMs;
+    this.#minAllowanceBytes = minAllowanceBytes;
   }
 
   /** `bytes` were given to the transport. */
@@ -41,24 +42,24 @@ export class Backlog {
     this.#sentBytes += bytes;
   }
 
-  /** The peer has received `wireBytes` in all. */
-  acked(wireBytes: number, nowMs: number): void {
+  /** The peer has received `receivedBytes` in all, and is done with `wireBytes` of them. */
+  acked(wireBytes: number, receivedBytes: number, nowMs: number): void {
     this.#ackedBytes = Math.max(this.#ackedBytes, Math.min(wireBytes, this.#sentBytes));
+    this.#receivedBytes = Math.max(this.#receivedBytes, Math.min(receivedBytes, this.#sentBytes));
     if (this.#sampleAtMs === undefined) return this.#startSample(nowMs);
-    this.#wasBusy &&= this.inFlightBytes > 0;
+    this.#wasBusy &&= this.onLinkBytes > 0;
     const ms = nowMs - this.#sampleAtMs;
     if (ms < SAMPLE_MS) return;
-    const sample = ((this.#ackedBytes - this.#sampleBytes) / ms) * 1000;
-    if (this.#wasBusy) this.#lastBusyMs = nowMs;
+    const sample = ((this.#receivedBytes - this.#sampleBytes) / ms) * 1000;
     if (sample > this.#goodput) this.#goodput = sample;
     else if (this.#wasBusy) this.#goodput += (sample - this.#goodput) * (1 - Math.exp(-ms / DECAY_MS));
     this.#startSample(nowMs);
   }
 
   #startSample(nowMs: number): void {
-    this.#sampleBytes = this.#ackedBytes;
+    this.#sampleBytes = this.#receivedBytes;
     this.#sampleAtMs = nowMs;
-    this.#wasBusy = this.inFlightBytes >= this.allowanceBytes / 2;
+    this.#wasBusy = this.onLinkBytes >= this.allowanceBytes / 2;
   }
 
   /** A round trip took `rttMs`. */
@@ -66,14 +67,24 @@ export class Backlog {
     this.#minRttMs = Math.min(this.#minRttMs, rttMs);
   }
 
+  /** All that was given to the transport so far. */
+  get sentBytes(): number {
+    return this.#sentBytes;
+  }
+
   get inFlightBytes(): number {
     return this.#sentBytes - this.#ackedBytes;
+  }
+
+  /** The part of what is in flight that the peer has not received. */
+  get onLinkBytes(): number {
+    return this.#sentBytes - this.#receivedBytes;
   }
 
   /** How much may be in flight now. */
   get allowanceBytes(): number {
     const rttMs = Number.isFinite(this.#minRttMs) ? this.#minRttMs : 0;
-    return Math.max(MIN_ALLOWANCE_BYTES, (this.#goodput * (rttMs + this.#backlogMs)) / 1000);
+    return Math.max(this.#minAllowanceBytes, (this.#goodput * (rttMs + this.#backlogMs)) / 1000);
   }
 
   get hasRoom(): boolean {
@@ -83,11 +94,6 @@ export class Backlog {
   /** The link's speed as far as it was seen; 0 until it was. Bytes of messages, without TLS and TCP. */
   get goodputBytesPerSecond(): number {
     return this.#goodput;
-  }
-
-  /** Whether the link was the bottleneck lately, so that its goodput is known rather than a lower bound. */
-  isLimiting(nowMs: number): boolean {
-    return nowMs - this.#lastBusyMs < FRESH_MS;
   }
 
   /** The smallest round trip seen; undefined before the first. */

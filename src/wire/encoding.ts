@@ -15,6 +15,7 @@ import {
   DATA_HEADER_BYTES,
   type DataHeader,
   GREETING_BYTES,
+  HASHES_FIELDS_BYTES,
   HEADER_BYTES,
   helloSchema,
   loadedSchema,
@@ -26,6 +27,7 @@ import {
   MAX_TEXT_LENGTH,
   type Message,
   type MessageType,
+  OLDEST_MINOR,
   PROTOCOL_MAJOR,
   PROTOCOL_MINOR,
   REPAIR_FIELDS_BYTES,
@@ -160,7 +162,10 @@ export function encodeMessage(message: Message): Uint8Array {
     case "RUNNING":
       return frame(message.type, jsonOf(message));
     case "ACK":
-      return frame(message.type, u64(message.type, message.rawOffset), u64(message.type, message.wireBytes));
+      return frame(
+        message.type,
+        ...[message.rawOffset, message.wireBytes, message.receivedBytes].map((value) => u64(message.type, value)),
+      );
     case "RETURN":
       return frame(message.type, u64(message.type, message.returnOffset), message.bytes);
     case "END":
@@ -172,6 +177,8 @@ export function encodeMessage(message: Message): Uint8Array {
       return frame(message.type, u64(message.type, message.opaque));
     case "NACK":
       return frame(message.type, rangeFields(message.type, message));
+    case "HASHES":
+      return frame(message.type, u64(message.type, message.page), u32(message.checkpoint), message.hashes);
     case "SWITCHOVER":
       return frame(message.type);
   }
@@ -214,6 +221,12 @@ function u64(type: MessageType, value: number | bigint): Uint8Array {
   return bytes;
 }
 
+function u32(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  new DataView(bytes.buffer).setUint32(0, value, true);
+  return bytes;
+}
+
 /**
  * Decodes the payload of a message other than DATA and REPAIR, whose length was checked. Nothing of the result refers to it.
  *
@@ -222,9 +235,9 @@ function u64(type: MessageType, value: number | bigint): Uint8Array {
 export function decodeMessage(type: Exclude<MessageType, BulkType>, payload: Uint8Array): Message {
   switch (type) {
     case "HELLO":
-      return { type, ...parse(type, helloSchema, afterGreeting(payload)) };
+      return { type, ...parse(type, helloSchema, afterGreeting(type, payload)) };
     case "WELCOME":
-      return { type, ...parse(type, welcomeSchema, afterGreeting(payload)) };
+      return { type, ...parse(type, welcomeSchema, afterGreeting(type, payload)) };
     case "REFUSE":
       return { type, ...parse(type, refuseSchema, payload) };
     case "LOADED":
@@ -236,7 +249,12 @@ export function decodeMessage(type: Exclude<MessageType, BulkType>, payload: Uin
     case "ABORT":
       return { type, ...parse(type, abortSchema, payload) };
     case "ACK":
-      return { type, rawOffset: offsetAt(type, payload, 0), wireBytes: offsetAt(type, payload, 8) };
+      return {
+        type,
+        rawOffset: offsetAt(type, payload, 0),
+        wireBytes: offsetAt(type, payload, 8),
+        receivedBytes: offsetAt(type, payload, 16),
+      };
     case "RETURN":
       return { type, returnOffset: offsetAt(type, payload, 0), bytes: payload.slice(8) };
     case "END":
@@ -248,23 +266,28 @@ export function decodeMessage(type: Exclude<MessageType, BulkType>, payload: Uin
       return { type, opaque: u64At(payload, 0) };
     case "NACK":
       return { type, ...rangeAt(type, payload) };
+    case "HASHES": {
+      const checkpoint = new DataView(payload.buffer, payload.byteOffset).getUint32(8, true);
+      return { type, page: offsetAt(type, payload, 0), checkpoint, hashes: payload.slice(HASHES_FIELDS_BYTES) };
+    }
     case "SWITCHOVER":
       return { type };
   }
 }
 
-function afterGreeting(payload: Uint8Array): Uint8Array {
+/** What follows magic and version, if that is one that we understand. The other end may read what is thrown too. */
+function afterGreeting(type: "HELLO" | "WELCOME", payload: Uint8Array): Uint8Array {
   const view = new DataView(payload.buffer, payload.byteOffset, GREETING_BYTES);
   if (view.getUint32(0, true) !== MAGIC) {
     throw new GodwitError("WIRE_VERSION", "the peer does not speak godwit's protocol");
   }
   const major = view.getUint16(4, true);
   const minor = view.getUint16(6, true);
-  if (major !== PROTOCOL_MAJOR) {
-    const message = `the peer speaks version ${major}.${minor} of the protocol, this program ${PROTOCOL_MAJOR}.${PROTOCOL_MINOR}`;
-    throw new GodwitError("WIRE_VERSION", message, { major, minor });
-  }
-  return payload.subarray(GREETING_BYTES);
+  if (major === PROTOCOL_MAJOR && minor >= OLDEST_MINOR) return payload.subarray(GREETING_BYTES);
+  const [theirs, ours] = type === "HELLO" ? ["source", "destination"] : ["destination", "source"];
+  const older = major > PROTOCOL_MAJOR ? ours : theirs;
+  const versions = `the ${theirs} speaks version ${major}.${minor} of the protocol, the ${ours} ${PROTOCOL_MAJOR}.${PROTOCOL_MINOR}`;
+  throw new GodwitError("WIRE_VERSION", `${versions}: update godwit at the ${older}`, { major, minor });
 }
 
 function parse<T>(type: MessageType, schema: z.ZodType<T>, payload: Uint8Array): T {

@@ -2,7 +2,9 @@
 import { z } from "zod";
 
 export const PROTOCOL_MAJOR = 1;
-export const PROTOCOL_MINOR = 1;
+export const PROTOCOL_MINOR = 2;
+/** A peer of an older minor version lacks messages or fields that this program needs. */
+export const OLDEST_MINOR = 2;
 /** What HELLO and WELCOME begin with: "GDWT", then the version. */
 export const MAGIC = 0x54_57_44_47;
 export const GREETING_BYTES = 8;
@@ -19,10 +21,16 @@ export const REPAIR_FIELDS_BYTES = 12;
 export const REPAIR_HEADER_BYTES = HEADER_BYTES + REPAIR_FIELDS_BYTES;
 
 export const MAX_RAW_BYTES = 4 << 20;
-/** What one disk token regenerates at most (docs/page-format.md): 256 records of 4104 bytes. */
+/** What one reference regenerates at most (docs/page-format.md): 256 records of 4104 bytes. */
 export const MAX_REPAIR_BYTES = 256 * 4104;
-/** Disks that references may be to. */
+/** Disks and checkpoints that references may be to. */
 export const MAX_DISKS = 64;
+export const MAX_CHECKPOINTS = 16;
+/** The fields of a HASHES message in front of its hashes, how many there are at most, and the bytes of each. */
+export const HASHES_FIELDS_BYTES = 12;
+export const MAX_HASHES = 8192;
+export const MIN_HASH_BYTES = 5;
+export const MAX_HASH_BYTES = 7;
 export const MAX_BODY_BYTES = (1 << 20) + (64 << 10);
 export const MAX_JSON_BYTES = 64 << 10;
 /** JSON nested deeper could exhaust the stack of whoever walks it. */
@@ -36,9 +44,9 @@ export const FIRST_OPTIONAL_CODE = 0x80;
 export const MAX_TEXT_LENGTH = 4096;
 
 /** How a DATA body is packed. */
-export type Codec = "none" | "zstd";
+export type Codec = "none" | "zstd" | "lz4";
 /** In the order of their numbers on the wire. */
-export const CODECS: readonly Codec[] = ["none", "zstd"];
+export const CODECS: readonly Codec[] = ["none", "zstd", "lz4"];
 
 interface Shape {
   readonly code: number;
@@ -59,7 +67,7 @@ export const SHAPES = {
   WELCOME: json(0x02, GREETING_BYTES),
   REFUSE: json(0x03),
   DATA: { code: 0x10, minBytes: DATA_FIELDS_BYTES + 1, maxBytes: DATA_FIELDS_BYTES + MAX_BODY_BYTES },
-  ACK: fixed(0x11, 16),
+  ACK: fixed(0x11, 24),
   RETURN: { code: 0x12, minBytes: 8 + 1, maxBytes: 8 + MAX_RETURN_BYTES },
   END: fixed(0x13, 8),
   RETURN_END: fixed(0x14, 8),
@@ -67,6 +75,11 @@ export const SHAPES = {
   PING: fixed(0x18, 8),
   PONG: fixed(0x19, 8),
   NACK: fixed(0x1a, REPAIR_FIELDS_BYTES),
+  HASHES: {
+    code: 0x1b,
+    minBytes: HASHES_FIELDS_BYTES + MIN_HASH_BYTES,
+    maxBytes: HASHES_FIELDS_BYTES + MAX_HASHES * MAX_HASH_BYTES,
+  },
   SWITCHOVER: fixed(0x20, 0),
   LOADED: json(0x21),
   COMMIT: json(0x22),
@@ -100,6 +113,20 @@ const codeSchema = z.string().regex(/^[A-Z][A-Z0-9_]{0,63}$/);
 /** Ids of block devices as in the facts of the VM. */
 const disksSchema = z.array(textSchema(512)).max(MAX_DISKS);
 
+/** A checkpoint of the VM that the receiver holds. */
+const checkpointSchema = z.object({
+  id: z.string().regex(/^[0-9a-f]{1,64}$/),
+  /** References name them by their place in it; as many hashes are told. */
+  pages: z.int().positive(),
+  /** When it was made, in milliseconds since 1970 by the receiver's clock. */
+  createdMs: z.int().nonnegative(),
+  /** Of its hashes (XXH3-64), in hexadecimal. */
+  seed: z.string().regex(/^[0-9a-f]{16}$/),
+  /** What is told of each hash: its low bytes. */
+  hashBytes: z.int().min(MIN_HASH_BYTES).max(MAX_HASH_BYTES),
+});
+export type OfferedCheckpoint = z.infer<typeof checkpointSchema>;
+
 export const helloSchema = z.object({
   /** The migration, whatever number of connections it takes. */
   session: z.string().regex(/^[0-9a-f]{32}$/),
@@ -114,13 +141,22 @@ export const helloSchema = z.object({
   vm: z.unknown(),
   /** The disks that the sender can read. */
   disks: disksSchema,
+  /** How many pages of checkpoints the sender will look pages up in; 0: it wants none. */
+  checkpointPages: z.int().nonnegative(),
+  /** Slots of the page cache that the sender has room for; 0: none. */
+  cachePages: z.int().nonnegative(),
   /** The key of the tags of references, in hexadecimal. Secret: not for logs, not for events. */
   tagKey: z.string().regex(/^[0-9a-f]{64}$/),
 });
 export const welcomeSchema = helloSchema
-  .omit({ tagKey: true })
-  /** Its disks: those of the sender's that the receiver can read too; tokens count in this list. */
-  .extend({ rawOffset: bytesSchema, windowBytes: z.int().positive() });
+  .omit({ tagKey: true, checkpointPages: true })
+  /** Its disks: those of the sender's that the receiver can read too. Its cachePages: the slots that both have. */
+  .extend({
+    /** Tokens name checkpoints, as disks, by their place in the list. */
+    checkpoints: z.array(checkpointSchema).max(MAX_CHECKPOINTS),
+    rawOffset: bytesSchema,
+    windowBytes: z.int().positive(),
+  });
 export const abortSchema = z.object({ code: codeSchema, message: textSchema(MAX_TEXT_LENGTH) });
 export const refuseSchema = abortSchema.extend({ details: z.record(z.string(), z.unknown()).optional() });
 export const loadedSchema = z.object({ loadMs: millisecondsSchema, rawBytes: bytesSchema });
@@ -135,12 +171,14 @@ export type Message =
   | ({ readonly type: "HELLO" } & z.infer<typeof helloSchema>)
   | ({ readonly type: "WELCOME" } & z.infer<typeof welcomeSchema>)
   | ({ readonly type: "REFUSE" } & z.infer<typeof refuseSchema>)
-  | { readonly type: "ACK"; readonly rawOffset: number; readonly wireBytes: number }
+  | { readonly type: "ACK"; readonly rawOffset: number; readonly wireBytes: number; readonly receivedBytes: number }
   | { readonly type: "RETURN"; readonly returnOffset: number; readonly bytes: Uint8Array }
   | { readonly type: "END"; readonly rawBytes: number }
   | { readonly type: "RETURN_END"; readonly returnBytes: number }
   | { readonly type: "PING" | "PONG"; readonly opaque: bigint }
   | { readonly type: "NACK"; readonly rawOffset: number; readonly rawBytes: number }
+  /** Low bytes of the hashes of a checkpoint's pages, one after the other, from its page `page` on. */
+  | { readonly type: "HASHES"; readonly checkpoint: number; readonly page: number; readonly hashes: Uint8Array }
   | { readonly type: "SWITCHOVER" }
   | ({ readonly type: "LOADED" } & z.infer<typeof loadedSchema>)
   | ({ readonly type: "COMMIT" } & z.infer<typeof commitSchema>)

@@ -74,7 +74,7 @@ export class MessageReader {
     this.#handler = handler;
   }
 
-  /** Bytes taken so far, headers included: the `wireBytes` of an ACK. */
+  /** Bytes taken so far, headers included: the `receivedBytes` of an ACK. */
   get wireBytes(): number {
     return this.#wireBytes;
   }

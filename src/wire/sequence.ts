@@ -38,6 +38,7 @@ export const RULES: Readonly<Record<MessageType, readonly Rule[]>> = {
   PING: [sender(["WELCOME"]), receiver(["WELCOME"])],
   PONG: [sender(["PING"]), receiver(["PING"])],
   NACK: [receiver(["WELCOME"])],
+  HASHES: [receiver(["WELCOME"], ["LOADED", "ABORT"])],
   SWITCHOVER: [sender(["WELCOME"], ["SWITCHOVER", "REFUSE", "ABORT"])],
   LOADED: [receiver(["SWITCHOVER"], ["LOADED", "ABORT"])],
   COMMIT: [sender(["LOADED"], ["COMMIT", "ABORT"])],

@@ -6,7 +6,7 @@ import { expect, onTestFinished, test } from "vitest";
 import { createHosts, type Host } from "../../lab/hosts.ts";
 import { startPair } from "../../lab/pair.ts";
 import { run } from "../../lab/run.ts";
-import { stockMigration } from "../../lab/stock.ts";
+import { NeverEnded, STOCK_MODES, stockMigration } from "../../lab/stock.ts";
 import { startTap } from "../../lab/tap.ts";
 import { startVm } from "../../lab/vm.ts";
 import { cleanWalks } from "../../lab/walks.ts";
@@ -28,11 +28,42 @@ test.each(["q35", "pc"])("a busy guest on %s survives a stock migration", { time
   expect(await source.quit()).toMatchObject({ code: 0 });
 });
 
+test.each(["xbzrle", "multifd, zstd"] as const)("a guest survives QEMU's %s", { timeout: 180_000 }, async (mode) => {
+  await using pair = await startPair({ load: { mib: 32, pagesPerSecond: 10_000, pattern: "sparse" } });
+  const result = await stockMigration(pair.source, pair.destination, STOCK_MODES[mode]);
+  // Of each page's 4 KiB only a few bytes are not zero.
+  if (mode === "multifd, zstd") expect(result.rawBytes).toBeLessThan(PLAIN_BYTES);
+  await cleanWalks(pair.destination, 2);
+});
+
+/** What a guest of 512 MiB takes at least without compression. */
+const PLAIN_BYTES = 100 * 2 ** 20;
+
+test.runIf(isRoot)("a stock migration that never ends is given up", { timeout: 180_000 }, async () => {
+  const load = { mib: 64, pagesPerSecond: 20_000, pattern: "random" } as const;
+  await using pair = await startPair({ memoryMiB: 256, load, rateBitsPerSecond: 100e6 });
+  const moved = stockMigration(pair.source, pair.destination, { timeoutMs: 3000 });
+  await expect(moved).rejects.toThrow(NeverEnded);
+  await cleanWalks(pair.source, 1);
+});
+
 test("an idle guest moves from QEMU 7.2 to 10.0", { timeout: 180_000 }, async () => {
   await using pair = await startPair({ qemu: "7.2", destinationQemu: "10.0", machine: "pc-q35-7.2" });
   await stockMigration(pair.source, pair.destination);
   pair.destination.console.send("echo still here | tr a-z A-Z");
   await pair.destination.console.waitFor(/^STILL HERE$/, 10_000);
+});
+
+test("a busy guest goes there and back", { timeout: 180_000 }, async () => {
+  await using pair = await startPair({ load });
+  await stockMigration(pair.source, pair.destination);
+  await cleanWalks(pair.destination, 1);
+  const back = await pair.back();
+  expect(await pair.source.exited).toMatchObject({ code: 0 });
+  expect(back.source.pid).toBe(pair.destination.pid);
+  expect(back.hosts.destination).toBe(pair.hosts.source);
+  await stockMigration(back.source, back.destination);
+  await cleanWalks(back.destination, 1);
 });
 
 test("a guest with its root file system in the page cache says so", { timeout: 180_000 }, async () => {

@@ -1,21 +1,15 @@
 // References to disks: they save bytes, and whatever the destination's disks hold, its QEMU reads what the source's wrote.
-import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
 import { type MigrationOptions, startMigration } from "../../lab/godwit.ts";
 import { type Pair, type PairOptions, startPair } from "../../lab/pair.ts";
 import { startTap } from "../../lab/tap.ts";
 import { cleanWalks } from "../../lab/walks.ts";
 import type { DestinationSummary, MigrationEvent, SourceSummary } from "../../src/migration/events.ts";
+import { receiveWith } from "./support/programs.ts";
 
 const load = { mib: 16, pagesPerSecond: 500, pattern: "word" } as const;
 /** A guest that has read its root file system: most of its memory stands on its disk. */
 const cached = { cached: true, load, rateBitsPerSecond: 500e6 };
-
-/** `godwit receive` that opens its disks in one of the ways of support/receive.ts. */
-function receiveWith(mode: "nbd" | "lying" | "missing"): readonly string[] {
-  const script = fileURLToPath(new URL("support/receive.ts", import.meta.url));
-  return [process.execPath, "--disable-warning=ExperimentalWarning", script, mode];
-}
 
 interface Outcome {
   sent: SourceSummary;

@@ -10,7 +10,7 @@ import { run } from "../../lab/run.ts";
 import { stockMigration } from "../../lab/stock.ts";
 import { startVm, type Vm } from "../../lab/vm.ts";
 import { openDestinationDisks, openSourceDisks } from "../../src/migration/disk-readers.ts";
-import { addBitmap, removeBitmap, succeedBitmap } from "../../src/qemu/dirty-bitmap.ts";
+import { WriteWatch } from "../../src/qemu/dirty-bitmap.ts";
 import { exportDisks } from "../../src/qemu/disk-export.ts";
 import { type Disk, diskAt, listDisks } from "../../src/qemu/disks.ts";
 import type { DiskReader, Extent } from "../../src/store/disk-reader.ts";
@@ -207,21 +207,26 @@ test.each([
     await vm.console.waitFor(new RegExp(`^wrote ${mib}$`), 60_000);
   };
 
-  const first = await addBitmap(vm.qmp, node);
+  const first = await WriteWatch.begin(vm.qmp, node, null);
   await write(4);
-  const second = await succeedBitmap(vm.qmp, node, first);
+  const second = await WriteWatch.begin(vm.qmp, node, first.bitmap);
+  expect(second.previous).toBe(first.bitmap);
   await write(8);
-  const third = await succeedBitmap(vm.qmp, node, second!);
-  const [inFirst, inSecond] = [await dirty(first), await dirty(second!)];
+  const inFirst = await dirty(first.bitmap);
   expect(inFirst).toBeGreaterThanOrEqual(4 * MIB);
   expect(inFirst).toBeLessThan(8 * MIB); // metadata of the file system too, in units of 64 KiB
-  expect(inSecond).toBeGreaterThanOrEqual(8 * MIB);
-  expect(inSecond).toBeLessThan(12 * MIB);
 
-  expect(await succeedBitmap(vm.qmp, node, "godwit-other")).toBeUndefined();
-  for (const name of [first, second!, third!, "godwit-other"]) await removeBitmap(vm.qmp, node, name);
-  const nodes = await vm.qmp.execute("query-named-block-nodes", { flat: true });
-  expect(nodes.flatMap((each) => each["dirty-bitmaps"] ?? [])).toEqual([]);
+  await second.undo(); // the first one has noted all of it
+  const third = await WriteWatch.begin(vm.qmp, node, first.bitmap);
+  const inBoth = await dirty(third.previous!);
+  expect(inBoth).toBeGreaterThanOrEqual(12 * MIB);
+  expect(inBoth).toBeLessThan(20 * MIB);
+  await third.keep();
+  expect(await WriteWatch.begin(vm.qmp, node, first.bitmap)).toMatchObject({ previous: undefined }); // superseded, and so gone
+  expect(await bitmapsOf(vm)).toHaveLength(1);
+  const last = await WriteWatch.begin(vm.qmp, node, "godwit-other");
+  await last.drop();
+  expect(await bitmapsOf(vm)).toEqual([]);
   await expectNoExports(vm);
 });
 
@@ -364,4 +369,9 @@ function isRunning(pid: number): boolean {
 async function expectNoExports({ qmp }: Vm): Promise<void> {
   expect(await qmp.execute("query-block-exports")).toEqual([]);
   await expect(qmp.execute("nbd-server-stop")).rejects.toThrow(/not running/);
+}
+
+async function bitmapsOf({ qmp }: Vm): Promise<unknown[]> {
+  const nodes = await qmp.execute("query-named-block-nodes", { flat: true });
+  return nodes.flatMap((each) => each["dirty-bitmaps"] ?? []);
 }

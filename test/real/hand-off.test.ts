@@ -26,7 +26,7 @@ import { connect, listen } from "../../src/wire/transport.ts";
 const load = { mib: 32, pagesPerSecond: 500, pattern: "word" } as const;
 const security = { kind: "psk", psk: generatePsk() } as const;
 const HOST = "127.0.0.1";
-const greeting = { generation: 1, program: "test", pageFormat: PAGE_FORMAT, features: [], disks: [] };
+const greeting = { generation: 1, program: "test", pageFormat: PAGE_FORMAT, features: [], disks: [], cachePages: 0 };
 
 /** What a receiver does at the end of the stream instead of the right thing. */
 type ReceiverFault = "drops before LOADED" | "drops after COMMIT" | "aborts after COMMIT";
@@ -47,7 +47,15 @@ async function faultyReceiver(pair: Pair, fault: ReceiverFault): Promise<{ port:
         onMessage: (message) => {
           if (message.type === "HELLO") {
             const { session } = message;
-            peer.send({ type: "WELCOME", session, ...greeting, vm: facts, rawOffset: 0, windowBytes: 1 << 26 });
+            peer.send({
+              type: "WELCOME",
+              session,
+              ...greeting,
+              vm: facts,
+              checkpoints: [],
+              rawOffset: 0,
+              windowBytes: 1 << 26,
+            });
           }
           if (message.type === "END") receiver.onEndOfStream(message.rawBytes);
           if (message.type === "COMMIT" && fault === "drops after COMMIT") peer.destroy();
@@ -136,11 +144,18 @@ async function faultySender(pair: Pair, port: number, saysCommit: boolean): Prom
     onMessage: (message) => {
       if (message.type === "WELCOME") welcome.resolve();
       if (message.type === "LOADED") loaded.resolve();
-      if (message.type === "ACK") sender?.acknowledge(message.rawOffset, message.wireBytes);
+      if (message.type === "ACK") sender?.acknowledge(message);
       if (message.type === "RETURN") sender?.writeReturn(message.bytes);
     },
   });
-  peer.send({ type: "HELLO", session: "0".repeat(32), ...greeting, tagKey: "0".repeat(64), vm: await readFacts(qmp) });
+  peer.send({
+    type: "HELLO",
+    session: "0".repeat(32),
+    ...greeting,
+    checkpointPages: 0,
+    tagKey: "0".repeat(64),
+    vm: await readFacts(qmp),
+  });
   await welcome.promise;
   const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(join(folder, "s"));
   await once(server, "listening");

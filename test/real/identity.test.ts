@@ -52,12 +52,14 @@ test.each(cases)("$name: byte for byte, and the guest finds its memory whole", a
   expect(summary).toMatchObject({ event: "summary", status: "completed", rawBytes: written.bytes });
   expect(summary.pages.rawPages).toBeLessThan(2000); // it was understood, not just passed through
   expect(summary.wireBytes).toBeLessThan(summary.rawBytes);
+  if (load?.pattern === "word") expect(summary.pages.deltaPages).toBeGreaterThan(500); // and made again from what has changed
   expect(await pair.source.qmp.execute("query-status")).toMatchObject({ status: "postmigrate" });
   expect(await pair.destination.qmp.execute("query-status")).toMatchObject({ status: "running" });
   const blackoutMs = await blackoutOf(pair);
   if (load) await cleanWalks(pair.destination, 2);
   console.log(
     `${name}: ${(summary.rawBytes / 2 ** 20).toFixed(0)} MiB raw, ${(summary.wireBytes / 2 ** 20).toFixed(0)} MiB on the wire, ` +
+      `${summary.pages.deltaPages} delta and ${summary.pages.samePages} same pages, ` +
       `downtime ${summary.downtimeMs?.toFixed(0)} ms, blackout ${blackoutMs.toFixed(0)} ms, SHA-256 ${written.sha256.slice(0, 16)}…`,
   );
 });

@@ -48,9 +48,9 @@ function opener(unreadable: Record<string, string> = {}): Fake {
 test("the disks that both have, in the order of this end, with the size that QEMU says", async () => {
   const fake = opener();
   const agreed = await AgreedDisks.open(await connect(), ["b", "a"], fake.open);
-  expect(agreed.disks.map(({ id, sizeBytes }) => [id, sizeBytes])).toEqual([
-    ["a", 8192],
-    ["b", 4096],
+  expect(agreed.disks.map(({ id, blocks }) => [id, blocks])).toEqual([
+    ["a", 2],
+    ["b", 1],
   ]);
   expect(fake.asked).toEqual(["a", "b"]);
   expect(agreed.missing).toBeNull();

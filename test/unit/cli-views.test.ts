@@ -22,7 +22,16 @@ function progress(changes: Partial<Progress>): MigrationEvent {
     event: "progress",
     elapsedMs: 1300,
     round: 0,
-    pages: { zeroPages: 12_000, diskPages: 0, literalPages: 8_000, blankPages: 0, rawPages: 12 },
+    pages: {
+      zeroPages: 12_000,
+      diskPages: 0,
+      checkpointPages: 0,
+      samePages: 0,
+      deltaPages: 0,
+      literalPages: 8_000,
+      blankPages: 0,
+      rawPages: 12,
+    },
     rawBytes: 33 * MIB,
     wireBytes: 31 * MIB,
     remainingBytes: 199 * MIB,
@@ -48,10 +57,31 @@ const summary: SourceSummary = {
   rawBytes: 189 * MIB,
   rounds: 7,
   memoryBytes: 256 * MIB,
-  pages: { zeroPages: 34_451, diskPages: 30_000, literalPages: 18_068, blankPages: 0, rawPages: 82 },
+  pages: {
+    zeroPages: 34_451,
+    diskPages: 30_000,
+    checkpointPages: 512,
+    samePages: 99,
+    deltaPages: 2_000,
+    literalPages: 18_068,
+    blankPages: 0,
+    rawPages: 82,
+  },
+  deltaBytes: 3 * MIB,
   nackedPages: 17,
-  bodies: { none: 3, zstd: 700 },
+  diskIndex: { knownBlocks: 65_000, readBytes: 4 * MIB, readMs: 2 },
+  bodies: {
+    none: { bodies: 3, bodyBytes: 9000, wireBytes: 9000 },
+    zstd: { bodies: 700, bodyBytes: 125 * MIB, wireBytes: 63 * MIB },
+  },
+  packing: { codec: "zstd", level: 1, reason: "to begin with" },
+  savedBytes: {
+    ...{ disk: 117 * MIB, checkpoint: 2 * MIB, same: 0, delta: 4 * MIB, blank: 0 },
+    ...{ compression: 62 * MIB, inVain: 68 * 1024 },
+  },
+  cpuSeconds: { total: 1.23, encode: 0.4, pack: 0.31 },
   roundTripMs: 0.4,
+  checkpoint: null,
 };
 
 const destinationSummary: DestinationSummary = {
@@ -63,6 +93,10 @@ const destinationSummary: DestinationSummary = {
   wireBytes: 63 * MIB,
   rawBytes: 189 * MIB,
   diskPages: 0,
+  checkpointPages: 0,
+  samePages: 0,
+  deltaPages: 0,
+  cpuSeconds: { total: 1.5, unpack: 0.2 },
   nackedPages: 0,
   loadMs: 22,
   resumeMs: 8,
@@ -70,10 +104,16 @@ const destinationSummary: DestinationSummary = {
 
 const later = { round: 3, wwsBytes: 41 * MIB, dirtyRatePagesPerSecond: 2068 };
 const sourceEvents: MigrationEvent[] = [
-  { event: "connected", session: summary.session, peer: "10.0.0.2:7747", vm, roundTripMs: 0.41 },
+  { event: "connected", session: summary.session, peer: "10.0.0.2:7747", vm, roundTripMs: 0.41, checkpoint: null },
   { event: "started", memoryBytes: 256 * MIB },
   progress({}),
   progress({ elapsedMs: 1600, remainingBytes: 128 * MIB, expectedEndMs: null }),
+  {
+    event: "codec",
+    codec: "lz4",
+    level: 0,
+    reason: "the link has room, and packing with zstd 1 holds the migration back",
+  },
   { event: "round", round: 2, ms: 400, pages: 3072, rawBytes: 12 * MIB, wireBytes: 10 * MIB, remainingBytes: 41 * MIB },
   progress({ ...later, remainingBytes: 41 * MIB, expectedEndMs: null }),
   progress({ ...later, remainingBytes: 12 * MIB, expectedEndMs: 376 }),
@@ -82,12 +122,22 @@ const sourceEvents: MigrationEvent[] = [
   { event: "loaded", loadMs: 22.4 },
   { event: "committed" },
   { event: "running", resumeMs: 8.1, isPaused: false },
+  { event: "keeping", elapsedMs: 0, readBytes: 0, totalBytes: 256 * MIB },
+  { event: "keeping", elapsedMs: 250, readBytes: 99 * MIB, totalBytes: 256 * MIB },
+  { event: "checkpoint", id: "3fa9c07d1b2e", pages: 30_123, bytes: 61 * MIB, ms: 712 },
   summary,
 ];
 
 const destinationEvents: MigrationEvent[] = [
   { event: "listening", host: "2001:db8::2", port: 7747 },
-  { event: "connected", session: summary.session, peer: "10.0.0.1:59978", vm: { ...vm, name: null }, roundTripMs: 0 },
+  {
+    event: "connected",
+    session: summary.session,
+    peer: "10.0.0.1:59978",
+    vm: { ...vm, name: null },
+    roundTripMs: 0,
+    checkpoint: { id: "0123456789ab", pages: 18_068, createdMs: 1_790_000_000_000 },
+  },
   { event: "receiving", elapsedMs: 2500, rawBytes: 47 * MIB, wireBytes: 29 * MIB, linkBytesPerSecond: 25e6 },
   { event: "switchover", elapsedMs: 6500 },
   { event: "committed" },
@@ -128,14 +178,19 @@ describe("the live view", () => {
       link 200 Mbit/s, effective 66.3 MB/s of guest memory
       1.6 s, 20,012 pages as 31.0 MiB on the wire, measuring
       ---
+      round 0 (bulk) [############------------]  50 %
+      128 MiB left (32,768 pages) of 256 MiB
+      link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
+      1.6 s, 20,012 pages as 31.0 MiB on the wire, measuring
+      ---
       round 3        [------------------------]   0 %
       41.0 MiB left (10,496 pages) of a working set of 41.0 MiB, the guest dirties 2,068 pages/s
-      link 200 Mbit/s, effective 66.3 MB/s of guest memory
+      link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
       1.3 s, 20,012 pages as 31.0 MiB on the wire, the guest dirties memory as fast as it is sent
       ---
       round 3        [################--------]  70 %
       12.0 MiB left (3,072 pages) of a working set of 41.0 MiB, the guest dirties 2,068 pages/s
-      link 200 Mbit/s, effective 66.3 MB/s of guest memory
+      link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
       1.3 s, 20,012 pages as 31.0 MiB on the wire, ends in less than 1 s
       ---
       the guest is stopped, the rest is on its way
@@ -145,6 +200,10 @@ describe("the live view", () => {
       handed over, waiting for the destination
       ---
       the VM is at the destination
+      ---
+      the VM is at the destination; keeping a checkpoint of it: 0 % of 256 MiB
+      ---
+      the VM is at the destination; keeping a checkpoint of it: 38 % of 256 MiB
       "
     `);
   });
@@ -210,16 +269,22 @@ describe("the log", () => {
       "
       connected to 10.0.0.2:7747, web1, QEMU 10.0.2, pc-q35-10.0, 256 MiB, round trip 0.4 ms
       started, 256 MiB of guest memory
+      compression is now lz4: the link has room, and packing with zstd 1 holds the migration back
       round 2: 3,072 pages in 400 ms, 12.0 MiB as 10.0 MiB on the wire (210 Mbit/s), 41.0 MiB left
       switchover after 6.5 s: the guest is stopped at the source
       loaded at the destination, 22 ms after its last byte
       handed over: the destination may run the VM
       the VM runs at the destination, 8.1 ms after it was handed over
+      keeping a checkpoint of the VM here
+      checkpoint 3fa9c07d1b2e is kept here for when the VM comes back: 30,123 pages, 61.0 MiB on the disk, in 712 ms
       completed: the VM runs at the destination
         total     6.7 s, 7 rounds
         downtime  84 ms: residual 31 ms, transfer 12 ms, load 22 ms, hand-off 11 ms, resume 8.0 ms
         bytes     189 MiB -> 63.0 MiB on the wire (3.0 : 1)
-        memory    256 MiB, pages sent: 34,451 zero, 30,000 disk (17 of them in vain), 18,068 literal, 82 raw
+        memory    256 MiB, pages sent: 34,451 zero, 30,000 disk, 512 checkpoint, 99 same, 2,000 delta (3.00 MiB), 18,068 literal, 82 raw; 17 referred to in vain
+        saved     185 MiB: disk 117 MiB, checkpoint 2.00 MiB, delta 4.00 MiB, compression 62.0 MiB, less 68.0 KiB in vain
+        packing   zstd 1: to begin with
+        cost      1.2 s of CPU time, of it encode 400 ms, pack 310 ms
       "
     `);
   });
@@ -228,7 +293,7 @@ describe("the log", () => {
     expect(log("destination", destinationEvents)).toMatchInlineSnapshot(`
       "
       listening on [2001:db8::2]:7747
-      connected by 10.0.0.1:59978, QEMU 10.0.2, pc-q35-10.0, 256 MiB
+      connected by 10.0.0.1:59978, QEMU 10.0.2, pc-q35-10.0, 256 MiB; a checkpoint of it here has 18,068 pages
       switchover after 6.5 s: the guest is stopped at the source
       taken over: the VM is ours
       the VM is paused at the destination, as it was at the source
@@ -236,6 +301,7 @@ describe("the log", () => {
         total     9.0 s, waiting included
         downtime  load 22 ms, resume 8.0 ms; godwit send knows all of it
         bytes     63.0 MiB on the wire -> 189 MiB
+        cost      1.5 s of CPU time, of it unpack 200 ms
       "
     `);
   });

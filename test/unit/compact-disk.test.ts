@@ -1,9 +1,10 @@
-// Disk tokens at the receiver: what is refused, what is planned, and the tags of runs.
+// Disk and checkpoint tokens at the receiver: what is refused, what is planned, and the tags of runs.
 import { randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { BodyDecoder } from "../../src/compact/decoder.ts";
 import { ReferenceWriter } from "../../src/compact/expand.ts";
+import { CHECKPOINT, DISK } from "../../src/compact/limits.ts";
 import { RUN_TAGS_BYTES, RunTags } from "../../src/compact/run-tags.ts";
 import { GodwitError } from "../../src/errors.ts";
 import { createKernels } from "../../src/migration/kernels.ts";
@@ -14,14 +15,16 @@ import { noise } from "./support/pages.ts";
 const tag = noise(99, 16);
 const RECORD = PAGE_RECORD_BYTES;
 
-function decoderOf(...diskBlocks: number[]): BodyDecoder {
+/** Two disks and a checkpoint. */
+function newDecoder(): BodyDecoder {
   const decoder = new BodyDecoder(new ReferenceWriter());
-  decoder.diskBlocks = diskBlocks;
+  decoder.diskBlocks = [1000, 10];
+  decoder.checkpointPages = [20];
   return decoder;
 }
 
-describe("a hostile disk token is refused before anything is written", () => {
-  // Two disks of 1000 and 10 blocks. Head, position, disk, block; 0x14 is a run of one page.
+describe("a hostile reference is refused before anything is written", () => {
+  // Head, position, source, block, tag.
   const disk = (...values: number[]) => Buffer.concat([varints(...values), tag]);
   const run = (count: number) => count * 16 + 4;
   const cases: [string, Uint8Array, number][] = [
@@ -44,11 +47,18 @@ describe("a hostile disk token is refused before anything is written", () => {
     ["no block", varints(run(1), 0, 0), RECORD],
     ["no disk", varints(run(1), 0), RECORD],
     ["another length than announced", disk(run(2), 0, 0, 0), RECORD],
-    ["kind 5", disk(run(1) + 1, 0, 0, 0), RECORD],
+    ["a checkpoint that was not agreed on", disk(run(1) + 1, 0, 1, 0), RECORD],
+    ["a run beyond the checkpoint", disk(run(2) + 1, 0, 0, 38), 2 * RECORD],
+    [
+      "a page before the checkpoint, from a run on a disk",
+      Buffer.concat([disk(run(9), 0, 0, 0), disk(run(1) + 1, 0, 0, 3)]),
+      10 * RECORD,
+    ],
+    ["a kind of a later version", disk(run(1) + 5, 0, 0, 0), RECORD],
   ];
   test.each(cases)("%s", (_name, body, rawBytes) => {
     const output = new Uint8Array(rawBytes).fill(0xaa);
-    const decoder = decoderOf(1000, 10);
+    const decoder = newDecoder();
     let error: unknown;
     try {
       decoder.decode(body, body.length, rawBytes, output, 0);
@@ -57,30 +67,25 @@ describe("a hostile disk token is refused before anything is written", () => {
     }
     expect(error).toMatchObject({ code: "FORM_TOKENS" });
     expect(output.every((byte) => byte === 0xaa)).toBe(true);
-    expect(decoder.counts.diskPages).toBe(0);
+    expect(Object.values(decoder.counts).every((count) => count === 0)).toBe(true);
   });
 
-  test("any bytes: an error of ours, or runs within the disks and the output", () => {
+  test("any bytes: an error of ours, or runs within their sources and the output", () => {
     const token = fc
-      .tuple(fc.nat(300), fc.nat(40), fc.nat(3), fc.nat(2100))
-      .map(([count, position, index, block]) => disk(run(count), position, index, block));
+      .tuple(fc.nat(300), fc.nat(1), fc.nat(40), fc.nat(3), fc.nat(2100))
+      .map(([count, kind, position, index, block]) => disk(run(count) + kind, position, index, block));
     const tokens = fc.array(fc.oneof(token, fc.uint8Array({ maxLength: 30 })), { maxLength: 4 });
     fc.assert(
       fc.property(tokens, fc.nat(40), (parts, pages) => {
         const body = Buffer.concat(parts);
         const rawBytes = pages * RECORD;
         try {
-          const { bytes, diskRuns } = decoderOf(1000, 10).decode(
-            body,
-            body.length,
-            rawBytes,
-            new Uint8Array(rawBytes),
-            0,
-          );
+          const output = new Uint8Array(rawBytes);
+          const { bytes, placeRuns } = newDecoder().decode(body, body.length, rawBytes, output, 0);
           expect(bytes.length).toBe(rawBytes);
-          for (const { disk, block, count, address, tag } of diskRuns) {
+          for (const { kind, source, block, count, address, tag } of placeRuns) {
             expect(block).toBeGreaterThanOrEqual(0);
-            expect(block + count).toBeLessThanOrEqual([1000, 10][disk]!);
+            expect(block + count).toBeLessThanOrEqual((kind === DISK ? [1000, 10] : [20])[source]!);
             expect(address + count * RECORD).toBeLessThanOrEqual(rawBytes);
             expect(tag.length).toBe(16);
           }
@@ -103,21 +108,26 @@ test("a body of several forms: what is planned, and what is there already", () =
     pieces.literal(2 ** 49 + 5, literal),
     pieces.disk(2 ** 50 - 256, 0, 744, blocksOf(0, 744, 256), tag),
     pieces.disk(0, 1, 0, blocksOf(1, 0, 1), tag),
+    pieces.checkpoint(1, 0, 18, blocksOf(5, 18, 2), tag),
+    pieces.disk(3, 1, 1, blocksOf(1, 1, 1), tag),
   ];
   const { body, tokenBytes, raw } = bodyOf(parts);
-  const decoder = decoderOf(1000, 10);
+  const decoder = newDecoder();
   const output = new Uint8Array(raw.length + 8);
-  const { bytes, diskRuns } = decoder.decode(body, tokenBytes, raw.length, output, 8);
-  expect(decoder.counts).toEqual({ zeroPages: 0, literalPages: 2, blankPages: 0, diskPages: 262 });
-  expect(diskRuns.map(({ disk, block, count, address }) => [disk, block, count, address])).toEqual([
-    [1, 3, 4, 13],
-    [1, 7, 1, 13 + 4 * RECORD],
-    [0, 744, 256, 13 + 7 * RECORD],
-    [1, 0, 1, 13 + 263 * RECORD],
+  const { bytes, placeRuns } = decoder.decode(body, tokenBytes, raw.length, output, 8);
+  expect(decoder.counts).toMatchObject({ literalPages: 2, diskPages: 263, checkpointPages: 2 });
+  const runs = placeRuns.map(({ kind, source, block, count, address }) => [kind, source, block, count, address]);
+  expect(runs).toEqual([
+    [DISK, 1, 3, 4, 13],
+    [DISK, 1, 7, 1, 13 + 4 * RECORD],
+    [DISK, 0, 744, 256, 13 + 7 * RECORD],
+    [DISK, 1, 0, 1, 13 + 263 * RECORD],
+    [CHECKPOINT, 0, 18, 2, 13 + 264 * RECORD],
+    [DISK, 1, 1, 1, 13 + 266 * RECORD],
   ]);
-  for (const { disk, block, count, address, tag: given } of diskRuns) {
+  for (const { kind, source, block, count, address, tag: given } of placeRuns) {
     expect(Buffer.compare(given, tag)).toBe(0);
-    blocksOf(disk, block, count).forEach((page, index) => {
+    blocksOf(kind === CHECKPOINT ? 5 : source, block, count).forEach((page, index) => {
       output.set(page, address + index * RECORD + 8);
     });
   }

@@ -24,7 +24,7 @@ test("the example of docs/page-format.md is what the encoder writes", () => {
       .replaceAll(/..(?!$)/g, "$& ");
   });
   encoder.raw(0, 5);
-  encoder.pages(KIND.zero, 5, 5 + 27, 16, 3);
+  encoder.pages(KIND.zero, 5, 5 + 27, 16, 3, "pc.ram");
   encoder.flush();
   expect(body).toBe(example);
 });
@@ -76,7 +76,7 @@ test("varints come back, and zigzag too", () => {
 test("a long run of zero pages is split at what one body may regenerate", () => {
   const batches: number[] = [];
   const encoder = new BatchEncoder(({ rawBytes }) => batches.push(rawBytes));
-  encoder.pages(KIND.zero, 0, 9_000_000, 0, 1_000_000);
+  encoder.pages(KIND.zero, 0, 9_000_000, 0, 1_000_000, "pc.ram");
   encoder.flush();
   expect(batches).toEqual([4194297, 4194297, 611406]);
 });

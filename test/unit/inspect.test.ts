@@ -1,7 +1,7 @@
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import type { Inspection } from "../../src/stream/inspection.ts";
@@ -9,6 +9,7 @@ import { StreamInspector } from "../../src/stream/inspector.ts";
 import { StreamParser } from "../../src/stream/parser.ts";
 import { RoundTracker, type SeenPages } from "../../src/stream/rounds.ts";
 import { ReferenceScanner } from "../../src/stream/scanner.ts";
+import { keep, newStore, pageOf, pagesOf, stateFolder } from "./support/checkpoint-stores.ts";
 import { goldenStream, inspectBytes } from "./support/golden.ts";
 import { filled, mutated, StreamBuilder } from "./support/streams.ts";
 
@@ -209,7 +210,7 @@ test("lists are bounded", () => {
 test("what would be sent is that of the encoder, also packed", async () => {
   const stream = begin().part(2).zero(0, "pc.ram").zero(1).zero(2).eos().footer(2).u8(0).build();
   const { pageFormat } = await inspectBytes(stream);
-  expect(pageFormat).toMatchObject({ version: 2, batches: 1, payloadBytes: stream.length - 2 * 9, zstdBytes: null });
+  expect(pageFormat).toMatchObject({ version: 3, batches: 1, payloadBytes: stream.length - 2 * 9, zstdBytes: null });
 });
 
 describe("the command", () => {
@@ -241,6 +242,37 @@ describe("the command", () => {
     expect(stdout).toMatch(/^timer +device +0 +2 +/m);
     expect(stdout).toMatch(/the same as found/);
     expect(stdout).toMatch(/^packed with zstd: [\d.]+ KiB/m);
+  });
+
+  test("finds pages on an image of a disk and in a checkpoint", async () => {
+    const store = await newStore();
+    const { id } = await keep(store, 6);
+    const image = file("disk", pagesOf(4, 8));
+    // A page that names its ramblock travels as it is; then pages 0 to 15, the first 6 of them in the checkpoint.
+    const builder = begin().part(2).page(0, filled(7), "pc.ram");
+    for (let number = 0; number < 16; number++) builder.page(number + 1, pageOf(number));
+    const stream = file("pages", builder.eos().footer(2).u8(0).build());
+    const sent = (args: readonly string[]) => JSON.parse(godwit(["--json", stream, ...args]).stdout).pageFormat.pages;
+    const kept = ["--checkpoint", id.slice(0, 6), "--state-dir", dirname(store.path)];
+    expect(sent([])).toMatchObject({ literalPages: 16, rawPages: 1 });
+    expect(sent(["--disk", image])).toMatchObject({ diskPages: 8, literalPages: 8 });
+    expect(sent(["--disk", `raw:${image}`, ...kept])).toMatchObject({
+      checkpointPages: 6,
+      diskPages: 6,
+      literalPages: 4,
+    });
+    expect(godwit([stream, ...kept]).stdout).toMatch(/^its pages: 6 checkpoint, 10 literal, 1 raw$/m);
+  });
+
+  test.each([
+    ["an image that is not there", ["--disk", "/nowhere/vm.raw"], /\/nowhere\/vm\.raw can't be read: ENOENT/],
+    ["no format", ["--disk", "ext4:/vm.raw"], /ext4 is no format of images/],
+    ["no checkpoint", ["--checkpoint", "abcdef"], /abcdef/],
+  ])("refuses %s with one line and 2", async (_, args, message) => {
+    const { status, stdout, stderr } = godwit([file("whole", bytes), ...args, "--state-dir", await stateFolder()]);
+    expect({ status, stdout }).toEqual({ status: 2, stdout: "" });
+    expect(stderr).toMatch(message);
+    expect(stderr).toMatch(/^godwit[^\n]+\n$/);
   });
 
   test("shows what is there of a stream cut off, and ends with 1", () => {

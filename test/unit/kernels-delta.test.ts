@@ -83,6 +83,33 @@ test("a difference that ends after what was given, or has a length from elsewher
   });
 });
 
+test("what can be applied is told beforehand", () => {
+  const older = noise(2, PAGE_BYTES);
+  const good = encodeDelta(older, Uint8Array.from(older).fill(7, 0, 800), MAX_DELTA_BYTES)!;
+  const delta = fc.oneof(fc.constant(good), fc.constant(good.subarray(8)), fc.uint8Array({ maxLength: 80 }));
+  fc.assert(
+    fc.property(fc.array(delta, { maxLength: 4 }), fc.nat(900), (deltas, cut) => {
+      withKernels(({ applyDeltas, checkDeltas }, arena) => {
+        const all = Buffer.concat(deltas).subarray(0, cut);
+        const [from, lengths] = [arena.place(all), arena.placeWords(deltas.map(({ length }) => length))];
+        const pages = arena.placeWords(deltas.map(() => arena.place(older)));
+        const sound = checkDeltas(deltas.length, from, from + all.length, lengths);
+        expect(applyDeltas(pages, pages, deltas.length, from, from + all.length, lengths)).toBe(sound);
+      });
+    }),
+  );
+});
+
+test("pages are copied from one stride to another", () => {
+  withKernels(({ copyPages }, arena) => {
+    const pages = [1, 3, 5].map((seed) => noise(seed, PAGE_BYTES));
+    const records = Buffer.concat(pages.flatMap((page) => [noise(9, 8), page]));
+    const to = arena.room(3 * PAGE_BYTES);
+    copyPages(arena.place(records) + 8, PAGE_BYTES + 8, to, PAGE_BYTES, 3);
+    expect(Buffer.compare(arena.take(to, 3 * PAGE_BYTES), Buffer.concat(pages))).toBe(0);
+  });
+});
+
 test("a page can be patched in place", () => {
   withKernels(({ applyDeltas }, arena) => {
     const older = noise(6, PAGE_BYTES);

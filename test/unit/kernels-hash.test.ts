@@ -8,6 +8,8 @@ import { pageSiblings, withKernels } from "./support/page-siblings.ts";
 import { noise, PAGE_BYTES, page } from "./support/pages.ts";
 
 const pages = fc.array(page, { maxLength: 9 });
+/** Runs whose trees are of all shapes. */
+const runs = fc.array(fc.array(page, { minLength: 1, maxLength: 9 }), { maxLength: 5 });
 const seeds = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n });
 const keys = fc.uint8Array({ minLength: 32, maxLength: 32 });
 
@@ -38,6 +40,16 @@ describe.each(pageSiblings)("the $name", ({ sibling }) => {
     await fc.assert(
       fc.asyncProperty(pages, keys, async (given, key) => {
         expect(sibling.tag(key, given)).toEqual(await officially(given, (bytes) => officialTag(key, bytes)));
+      }),
+      { numRuns: 20 },
+    );
+  });
+
+  test("tag runs of pages as BLAKE3 does, with any key", async () => {
+    await fc.assert(
+      fc.asyncProperty(runs, keys, async (given, key) => {
+        const expected = await Promise.all(given.map((pages) => officialTag(key, Buffer.concat(pages))));
+        expect(sibling.tagRuns(key, given)).toEqual(expected);
       }),
       { numRuns: 20 },
     );

@@ -23,9 +23,12 @@ test("only the owner can enter it", async () => {
   for (const each of [path, join(folder, "state")]) expect(statSync(each).mode & 0o777).toBe(0o700);
 });
 
-test("a state folder that can't be made is said to be one", async () => {
-  await expect(openStateFolder("/dev/null/godwit", "indexes")).rejects.toMatchObject({ code: "STORE_STATE_DIR" });
-});
+test.each(["/dev/null/godwit", "/proc/godwit/state"])(
+  "a state folder that can't be made is said to be one: %s",
+  async (path) => {
+    await expect(openStateFolder(path, "indexes")).rejects.toMatchObject({ code: "STORE_STATE_DIR" });
+  },
+);
 
 test("a VM is known by its UUID, else by its name", () => {
   const none = "00000000-0000-0000-0000-000000000000";

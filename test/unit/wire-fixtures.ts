@@ -32,23 +32,32 @@ const greeting = {
   session: "00112233445566778899aabbccddeeff",
   generation: 1,
   program: "godwit 0.1.0",
-  pageFormat: 2,
+  pageFormat: 3,
   features: ["zstd"],
   vm: { memoryBytes: 1 << 30 },
   disks: ["disk0"],
+  cachePages: 4096,
 };
 const tagKey = "0f".repeat(32);
+const checkpoint = {
+  id: "0123456789ab",
+  pages: 2,
+  createdMs: 1_790_000_000_000,
+  seed: "00000000deadbeef",
+  hashBytes: 5,
+};
 
 /** A whole migration in an allowed order: the example of docs/wire-protocol.md. */
 export const exchange: readonly AnyMessage[] = [
-  { type: "HELLO", ...greeting, tagKey },
-  { type: "WELCOME", ...greeting, rawOffset: 0, windowBytes: 16 << 20 },
+  { type: "HELLO", ...greeting, checkpointPages: 262_144, tagKey },
+  { type: "WELCOME", ...greeting, checkpoints: [checkpoint], rawOffset: 0, windowBytes: 16 << 20 },
+  { type: "HASHES", checkpoint: 0, page: 0, hashes: Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8, 9, 10) },
   { type: "PING", opaque: 0xfedc_ba98_7654_3210n },
   { type: "PONG", opaque: 0xfedc_ba98_7654_3210n },
   data({ rawOffset: 0, rawBytes: 32, tokenBytes: 3, codec: "none" }, [0x50, 0x31, 0x20, 2, 0, 0, 0, 3]),
   { type: "NACK", rawOffset: 5, rawBytes: 9 },
   repair(5, [0, 0, 0, 0, 0, 1, 0, 0x22, 0]),
-  { type: "ACK", rawOffset: 32, wireBytes: 348 },
+  { type: "ACK", rawOffset: 32, wireBytes: 391, receivedBytes: 431 },
   { type: "RETURN", returnOffset: 0, bytes: Uint8Array.of(9, 8, 7) },
   { type: "SWITCHOVER" },
   { type: "END", rawBytes: 32 },
@@ -111,22 +120,42 @@ const hello = {
   features: fc.array(text(16), { maxLength: 8 }),
   vm: json,
   disks: fc.array(text(16), { maxLength: 4 }),
+  cachePages: fc.nat(),
 };
+const anyCheckpoint = fc.record({
+  id: fc.stringMatching(/^[0-9a-f]{12}$/),
+  pages: fc.integer({ min: 1 }),
+  createdMs: offset,
+  seed: fc.stringMatching(/^[0-9a-f]{16}$/),
+  hashBytes: fc.integer({ min: 5, max: 7 }),
+});
 const range = { rawOffset: fc.nat(), rawBytes: fc.integer({ min: 1, max: MAX_REPAIR_BYTES }) };
 const of = <T extends string>(type: T) => fc.constant(type);
 
 /** Any message that can be sent. */
 export const anyMessage: fc.Arbitrary<AnyMessage> = fc.oneof(
-  fc.record({ type: of("HELLO"), ...hello, tagKey: fc.stringMatching(/^[0-9a-f]{64}$/) }),
-  fc.record({ type: of("WELCOME"), ...hello, rawOffset: offset, windowBytes: fc.integer({ min: 1 }) }),
+  fc.record({ type: of("HELLO"), ...hello, checkpointPages: fc.nat(), tagKey: fc.stringMatching(/^[0-9a-f]{64}$/) }),
+  fc.record({
+    type: of("WELCOME"),
+    ...hello,
+    checkpoints: fc.array(anyCheckpoint, { maxLength: 3 }),
+    rawOffset: offset,
+    windowBytes: fc.integer({ min: 1 }),
+  }),
   fc.record({ type: of("REFUSE"), code, message: text(200), details: fc.constant({ own: 1, peer: "x" }) }),
   fc.record({ type: of("ABORT"), code, message: text(200) }),
-  fc.record({ type: of("ACK"), rawOffset: offset, wireBytes: offset }),
+  fc.record({ type: of("ACK"), rawOffset: offset, wireBytes: offset, receivedBytes: offset }),
   fc.record({ type: of("RETURN"), returnOffset: offset, bytes: bytes(200) }),
   fc.record({ type: of("END"), rawBytes: offset }),
   fc.record({ type: of("RETURN_END"), returnBytes: offset }),
   fc.record({ type: fc.constantFrom("PING" as const, "PONG" as const), opaque: fc.bigInt(0n, (1n << 64n) - 1n) }),
   fc.record({ type: of("NACK"), ...range }),
+  fc.record({
+    type: of("HASHES"),
+    checkpoint: fc.nat(),
+    page: offset,
+    hashes: fc.uint8Array({ minLength: 5, maxLength: 200 }),
+  }),
   fc.tuple(fc.nat(), bytes(200)).map(([rawOffset, body]) => repair(rawOffset, body)),
   fc.record({ type: of("SWITCHOVER") }),
   fc.record({ type: of("COMMIT"), run: fc.boolean() }),

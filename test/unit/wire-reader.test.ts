@@ -1,7 +1,14 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { GodwitError } from "../../src/errors.ts";
-import { HEADER_BYTES, MAX_BODY_BYTES, MAX_OPTIONAL_BYTES, MAX_REPAIR_BYTES, SHAPES } from "../../src/wire/messages.ts";
+import {
+  GREETING_BYTES,
+  HEADER_BYTES,
+  MAX_BODY_BYTES,
+  MAX_OPTIONAL_BYTES,
+  MAX_REPAIR_BYTES,
+  SHAPES,
+} from "../../src/wire/messages.ts";
 import { MessageReader } from "../../src/wire/reader.ts";
 import { anyMessage, collector, data, encode, exchange, repair } from "./wire-fixtures.ts";
 
@@ -136,7 +143,7 @@ describe("bad input", () => {
   test("headers", () => {
     expect(push(header(SHAPES.SWITCHOVER.code, 0, 1))).toBe("WIRE_BAD_HEADER");
     expect(push(header(SHAPES.SWITCHOVER.code, 0, 0, 1))).toBe("WIRE_BAD_HEADER");
-    expect(push(header(0x1b, 0))).toBe("WIRE_UNKNOWN_MESSAGE");
+    expect(push(header(0x1c, 0))).toBe("WIRE_UNKNOWN_MESSAGE");
     expect(push(header(0x7f, 0))).toBe("WIRE_UNKNOWN_MESSAGE");
     expect(push(header(0x80, MAX_OPTIONAL_BYTES + 1))).toBe("WIRE_TOO_LONG");
     expect(push(json("GET / HTTP/1.1\r\n"))).toBe("WIRE_BAD_HEADER");
@@ -150,11 +157,19 @@ describe("bad input", () => {
     const next = Buffer.from(hello);
     next.writeUInt16LE(2, HEADER_BYTES + 4);
     expect(() => collector().reader.push(next)).toThrow(
-      "the peer speaks version 2.1 of the protocol, this program 1.1",
+      "the source speaks version 2.2 of the protocol, the destination 1.2: update godwit at the destination",
     );
     const minor = Buffer.from(hello);
     minor.writeUInt16LE(7, HEADER_BYTES + 6);
     expect(push(minor)).toBe("nothing");
+  });
+
+  test("an older version: which side to update is said before anything of it is read", () => {
+    const welcome = header(SHAPES.WELCOME.code, GREETING_BYTES + 2);
+    const old = Buffer.from("GDWT\x01\0\x01\0{}", "latin1");
+    expect(() => collector().reader.push(Buffer.concat([welcome, old]))).toThrow(
+      "the destination speaks version 1.1 of the protocol, the source 1.2: update godwit at the destination",
+    );
   });
 
   test.each([
@@ -163,7 +178,7 @@ describe("bad input", () => {
     ["too many raw bytes", (b: Buffer) => b.writeUInt32LE((4 << 20) + 1, 8)],
     ["too long a body", (b: Buffer) => b.writeUInt32LE(MAX_BODY_BYTES + 1, 12)],
     ["more tokens than body", (b: Buffer) => b.writeUInt32LE(6, 16)],
-    ["an unknown codec", (b: Buffer) => b.writeUInt8(2, 20)],
+    ["an unknown codec", (b: Buffer) => b.writeUInt8(3, 20)],
     ["reserved bytes", (b: Buffer) => b.writeUInt8(1, 23)],
     ["a plain body of another length", (b: Buffer) => b.writeUInt32LE(6, 12)],
   ])("DATA with %s", (_, spoil) => {

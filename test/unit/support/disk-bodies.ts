@@ -1,4 +1,4 @@
-import { DISK } from "../../../src/compact/limits.ts";
+import { CHECKPOINT, DISK, KEPT, SAME } from "../../../src/compact/limits.ts";
 import { keyedBlake3 } from "../../../src/compact/reference/blake3.ts";
 import { writeVarint, zigzag } from "../../../src/compact/varint.ts";
 import { GodwitError } from "../../../src/errors.ts";
@@ -17,11 +17,7 @@ export interface Piece {
 
 /** The tag of a run by its definition in docs/page-format.md. */
 export function runTag(key: Uint8Array, pages: readonly Uint8Array[]): Uint8Array {
-  const list = new Uint8Array(PAGE_BYTES);
-  pages.forEach((page, index) => {
-    list.set(keyedBlake3(key, page).subarray(0, 16), index * 16);
-  });
-  return keyedBlake3(key, list).subarray(0, 16);
+  return keyedBlake3(key, Buffer.concat(pages));
 }
 
 export function records(firstPage: number, pages: readonly Uint8Array[]): Uint8Array {
@@ -52,7 +48,7 @@ const NOTHING = new Uint8Array(0);
 /** Writes pieces that follow each other in one body. */
 export class Pieces {
   #expectedPage = 0;
-  #lastDisk = -1;
+  #lastSource = "";
   #expectedBlock = 0;
 
   raw(bytes: Uint8Array): Piece {
@@ -64,14 +60,47 @@ export class Pieces {
     return { tokens: varints(pages.length * 16 + KIND.literal, this.#position(firstPage, pages)), payload: raw, raw };
   }
 
+  /** Into slots of the page cache; the first token about slots in its body. */
+  kept(firstPage: number, slot: number, pages: readonly Uint8Array[]): Piece {
+    const raw = records(firstPage, pages);
+    const numbers = [pages.length * 16 + KEPT, this.#position(firstPage, pages), zigzag(slot)];
+    return { tokens: varints(...numbers), payload: raw, raw };
+  }
+
+  /** From slots of the page cache; the first token about slots in its body. @param meant what the source had */
+  same(firstPage: number, slot: number, meant: readonly Uint8Array[]): Piece {
+    const numbers = varints(meant.length * 16 + SAME, this.#position(firstPage, meant), zigzag(slot));
+    return {
+      tokens: Buffer.concat([numbers, runTag(TAG_KEY, meant)]),
+      payload: NOTHING,
+      raw: records(firstPage, meant),
+    };
+  }
+
   /** @param meant what the source had */
   disk(firstPage: number, disk: number, block: number, meant: readonly Uint8Array[], tag?: Uint8Array): Piece {
-    const expected = disk === this.#lastDisk ? this.#expectedBlock : 0;
-    const numbers = varints(meant.length * 16 + DISK, this.#position(firstPage, meant), disk, zigzag(block - expected));
-    this.#lastDisk = disk;
+    return this.#place(DISK, firstPage, disk, block, meant, tag);
+  }
+
+  /** @param meant what the source had */
+  checkpoint(firstPage: number, checkpoint: number, page: number, meant: readonly Uint8Array[], tag?: Uint8Array) {
+    return this.#place(CHECKPOINT, firstPage, checkpoint, page, meant, tag);
+  }
+
+  #place(
+    kind: number,
+    firstPage: number,
+    source: number,
+    block: number,
+    meant: readonly Uint8Array[],
+    tag: Uint8Array = runTag(TAG_KEY, meant),
+  ): Piece {
+    const expected = `${kind} ${source}` === this.#lastSource ? this.#expectedBlock : 0;
+    const position = this.#position(firstPage, meant);
+    const numbers = varints(meant.length * 16 + kind, position, source, zigzag(block - expected));
+    this.#lastSource = `${kind} ${source}`;
     this.#expectedBlock = block + meant.length;
-    const tokens = Buffer.concat([numbers, tag ?? runTag(TAG_KEY, meant)]);
-    return { tokens, payload: NOTHING, raw: records(firstPage, meant) };
+    return { tokens: Buffer.concat([numbers, tag]), payload: NOTHING, raw: records(firstPage, meant) };
   }
 
   #position(firstPage: number, { length }: readonly Uint8Array[]): number {

@@ -6,6 +6,7 @@ import {
   type PageKernels,
   TAG_BYTES,
   TAG_SCRATCH_BYTES,
+  TAG_SCRATCH_PAGE_BYTES,
 } from "../../../src/compact/page-kernels.ts";
 import { keyedBlake3 } from "../../../src/compact/reference/blake3.ts";
 import { applyDelta, encodeDelta } from "../../../src/compact/reference/delta.ts";
@@ -22,6 +23,7 @@ type Pair = readonly [older: Uint8Array, newer: Uint8Array];
 export interface PageSibling {
   hash(pages: readonly Uint8Array[], secret: Uint8Array): bigint[];
   tag(key: Uint8Array, pages: readonly Uint8Array[]): Uint8Array[];
+  tagRuns(key: Uint8Array, runs: readonly (readonly Uint8Array[])[]): Uint8Array[];
   createIndex(entries: number): Index;
   encodeDeltas(pairs: readonly Pair[], limit: number): (Uint8Array | undefined)[];
   /** The newer versions up to the first malformed difference. */
@@ -34,6 +36,7 @@ export interface PageSibling {
 const referenceSibling: PageSibling = {
   hash: (pages, secret) => pages.map((page) => xxh3(page, secret)),
   tag: (key, pages) => pages.map((page) => keyedBlake3(key, page)),
+  tagRuns: (key, runs) => runs.map((pages) => keyedBlake3(key, Buffer.concat(pages))),
   createIndex: () => new ReferencePageIndex(),
   encodeDeltas: (pairs, limit) => pairs.map(([older, newer]) => encodeDelta(older, newer, limit)),
   applyDeltas(olds, deltas) {
@@ -49,6 +52,7 @@ const referenceSibling: PageSibling = {
 };
 
 const PAGE_BYTES = 4096;
+const STRIDE_BYTES = PAGE_BYTES + 8;
 const memory = new WebAssembly.Memory({ initial: 96, maximum: 96, shared: true });
 const bytes = new Uint8Array(memory.buffer);
 const kernels = createPageKernels(memory);
@@ -62,6 +66,15 @@ export function withKernels<T>(work: (kernels: PageKernels, arena: Arena) => T):
 }
 
 const placeAll = (arena: Arena, pages: readonly Uint8Array[]): number[] => pages.map((page) => arena.place(page));
+
+/** Places pages at a stride; what stands between them is not looked at. Returns the address of the first. */
+function placeRun(arena: Arena, pages: readonly Uint8Array[]): number {
+  const bytes = new Uint8Array((pages.length - 1) * STRIDE_BYTES + PAGE_BYTES).fill(0xff);
+  pages.forEach((page, index) => {
+    bytes.set(page, index * STRIDE_BYTES);
+  });
+  return arena.place(bytes);
+}
 
 const kernelSibling: PageSibling = {
   hash: (pages, secret) =>
@@ -78,6 +91,15 @@ const kernelSibling: PageSibling = {
       const out = arena.room(pages.length * TAG_BYTES);
       tagPages(arena.place(key), arena.room(TAG_SCRATCH_BYTES), addresses, pages.length, out);
       return pages.map((_, index) => arena.take(out + index * TAG_BYTES, TAG_BYTES));
+    }),
+
+  tagRuns: (key, runs) =>
+    withKernels(({ tagRuns }, arena) => {
+      const table = runs.flatMap((pages) => [placeRun(arena, pages), pages.length]);
+      const out = arena.room(runs.length * TAG_BYTES);
+      const scratch = arena.room(TAG_SCRATCH_BYTES + runs.flat().length * TAG_SCRATCH_PAGE_BYTES);
+      tagRuns(arena.place(key), scratch, arena.placeWords(table), runs.length, STRIDE_BYTES, out);
+      return runs.map((_, index) => arena.take(out + index * TAG_BYTES, TAG_BYTES));
     }),
 
   createIndex(entries) {

@@ -1,4 +1,4 @@
-// References at the receiver: whatever the disks hold and whenever their reads end, QEMU gets the stream, in order.
+// References at the receiver: whatever disks and checkpoints hold and whenever their reads end, QEMU gets the stream, in order.
 import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
@@ -7,7 +7,7 @@ import { expect, onTestFinished, test } from "vitest";
 import type { GodwitError } from "../../src/errors.ts";
 import { StreamReceiver } from "../../src/migration/receiver.ts";
 import { WINDOW_BYTES } from "../../src/migration/window.ts";
-import { PAGE_RECORD_BYTES } from "../../src/stream/format.ts";
+import { PAGE_BYTES, PAGE_RECORD_BYTES } from "../../src/stream/format.ts";
 import type { DataHeader, Message, RepairHeader } from "../../src/wire/messages.ts";
 import { blockOf, blocksOf, bodyOf, FakeDisk, type Piece, Pieces, TAG_KEY } from "./support/disk-bodies.ts";
 import { noise } from "./support/pages.ts";
@@ -26,6 +26,7 @@ type Item =
 /** A receiver between a wire that a test writes on, and a QEMU that takes all. */
 class Bench {
   readonly disks = [new FakeDisk(0, BLOCKS), new FakeDisk(1, 10)];
+  readonly checkpoint = new FakeDisk(5, 1000);
   readonly sent: Message[] = [];
   readonly errors: GodwitError[] = [];
   readonly warnings: string[] = [];
@@ -39,13 +40,16 @@ class Bench {
 
   constructor() {
     this.receiver = new StreamReceiver({
+      cachePages: 10,
       send: (message) => void this.sent.push(message),
       onRoom: () => this.flow(),
       onError: (error) => void this.errors.push(error),
       wireBytes: () => 0,
     });
-    const disks = this.disks.map((reader, index) => ({ id: `disk${index}`, sizeBytes: reader.sizeBytes, reader }));
-    this.receiver.useDisks(disks, TAG_KEY, (message) => this.warnings.push(message));
+    this.receiver.useCache(10);
+    const disks = this.disks.map((reader) => ({ blocks: reader.sizeBytes / PAGE_BYTES, reader }));
+    const checkpoints = [{ blocks: 900, reader: this.checkpoint }]; // as many as the sender was told of
+    this.receiver.usePlaces({ disks, checkpoints }, TAG_KEY, (message) => this.warnings.push(message));
   }
 
   static async start(): Promise<Bench> {
@@ -138,6 +142,12 @@ const right = (page: number, block: number, count = 1) => disk(page, 0, block, b
 /** Pages that the disk does not have there any more. */
 const stale = (page: number, block: number, count = 1) => disk(page, 0, block, blocksOf(7, block, count));
 
+/** Pages that stand in the checkpoint. */
+const kept =
+  (page: number, position: number, count = 1): Part =>
+  (pieces) =>
+    pieces.checkpoint(page, 0, position, blocksOf(5, position, count));
+
 /** Lets everything happen that can. */
 async function turns(): Promise<void> {
   for (let turn = 0; turn < 50; turn++) await new Promise((resolve) => setImmediate(resolve));
@@ -192,6 +202,26 @@ test("stale blocks: exactly their runs are asked for again, and come into place"
   expect(bench.warnings).toEqual([]);
 });
 
+test("disks and a checkpoint in one body: each is asked for what is its own, and warned of once", async () => {
+  const bench = await Bench.start();
+  bench.checkpoint.broken.add(300).add(310);
+  bench.disks[0]!.broken.add(300);
+  bench.send(kept(16, 0, 256), right(300, 70, 4), kept(400, 200, 90), kept(600, 300), right(601, 300), literal(700));
+  bench.send(kept(800, 310, 3), kept(900, 899));
+  await expect.poll(() => bench.nacks.length).toBe(3);
+  for (const nack of bench.nacks) bench.repair(nack);
+  await bench.expectWritten();
+  expect(bench.receiver.counts).toMatchObject({ diskPages: 5, checkpointPages: 351, literalPages: 1 });
+  expect(bench.receiver.nackedPages).toBe(5);
+  expect(bench.warnings).toHaveLength(2);
+});
+
+test("a page of the checkpoint that the sender was not told of ends it", async () => {
+  const bench = await Bench.start();
+  bench.send(kept(0, 899, 2));
+  await expect.poll(() => bench.errors).toMatchObject([{ code: "FORM_TOKENS" }]);
+});
+
 test("a run whose tag was forged, and one with the tag of another order", async () => {
   const bench = await Bench.start();
   const pages = blocksOf(0, 5, 2);
@@ -212,6 +242,21 @@ test("blocks that cannot be read: they are asked for again, and that is said onc
   await bench.expectWritten();
   expect(bench.receiver.nackedPages).toBe(5);
   expect(bench.warnings).toEqual(["a bad block; pages that stand there are sent again"]);
+});
+
+test("pages of the page cache: while disks are read, and asked for again where they are not what was meant", async () => {
+  const bench = await Bench.start();
+  bench.disks[0]!.isHeld = true;
+  const pages = blocksOf(3, 0, 2);
+  bench.send((pieces) => pieces.kept(5, 4, pages), right(0, 100));
+  bench.send((pieces) => pieces.same(9, 4, pages));
+  bench.send((pieces) => pieces.same(20, 4, pages.toReversed()));
+  await expect.poll(() => bench.nacks.length).toBe(1);
+  bench.repair(bench.nacks[0]!);
+  bench.disks[0]!.held[0]!.release();
+  await bench.expectWritten();
+  expect(bench.receiver.counts).toMatchObject({ literalPages: 2, samePages: 4, diskPages: 1 });
+  expect(bench.receiver.nackedPages).toBe(2);
 });
 
 test("reads end in any order: the stream keeps its own", async () => {
@@ -253,12 +298,12 @@ test("no output is given to another body before all reads into it have ended", a
   await bench.expectWritten();
 });
 
-test("a REPAIR behind more DATA than there are slots arrives all the same", async () => {
+test("a REPAIR behind more DATA than there is room for arrives all the same", async () => {
   const bench = await Bench.start();
   bench.disks[0]!.isHeld = true;
   bench.send(stale(0, 0));
-  for (let page = 0; page < 200; page++) bench.send(literal(page, 10));
-  expect(bench.waitingItems).toBeGreaterThan(150); // a slow disk holds the sender back
+  for (let page = 0; page < 60; page++) bench.send(literal(page, 100));
+  expect(bench.waitingItems).toBeGreaterThan(20); // a slow disk holds the sender back
   bench.disks[0]!.held[0]!.release();
   await expect.poll(() => bench.nacks.length).toBe(1);
   await expect.poll(() => bench.waitingItems).toBe(0);

@@ -1,4 +1,5 @@
-import type { DiskRun } from "../compact/decoder.ts";
+import type { PlaceRun } from "../compact/decoder.ts";
+import { CHECKPOINT, DISK } from "../compact/limits.ts";
 import { TAG_BYTES } from "../compact/page-kernels.ts";
 import type { RunTags } from "../compact/run-tags.ts";
 import type { GodwitError } from "../errors.ts";
@@ -6,12 +7,25 @@ import type { DiskReader } from "../store/disk-reader.ts";
 import { type BatchRead, readBatch } from "../store/read-batch.ts";
 import { HEADER_BYTES, PAGE_BYTES, PAGE_RECORD_BYTES } from "../stream/format.ts";
 
-/** Fills page records with contents from the disks that both ends agreed on. */
-export class DiskPages {
+/** A disk or a checkpoint that references may be to. */
+export interface AgreedPlace {
+  readonly reader: DiskReader;
+  /** How many whole blocks of PAGE_BYTES it has, as both ends know. */
+  readonly blocks: number;
+}
+
+/** What both ends agreed on, in the order of WELCOME. */
+export interface AgreedPlaces {
+  readonly disks: readonly AgreedPlace[];
+  readonly checkpoints: readonly AgreedPlace[];
+}
+
+/** Fills page records with contents from disks and checkpoints. */
+export class PlacePages {
   readonly #memory: Uint8Array;
   readonly #tags: RunTags;
-  readonly #disks: readonly DiskReader[];
-  readonly #onReadError: (disk: number, error: GodwitError) => void;
+  readonly #readers: readonly { kind: PlaceRun["kind"]; source: number; reader: DiskReader }[];
+  readonly #onReadError: (reader: DiskReader, error: GodwitError) => void;
 
   /**
    * @param memory what the addresses of runs are indexes into
@@ -20,12 +34,15 @@ export class DiskPages {
   constructor(
     memory: Uint8Array,
     tags: RunTags,
-    disks: readonly DiskReader[],
-    onReadError: (disk: number, error: GodwitError) => void,
+    { disks, checkpoints }: AgreedPlaces,
+    onReadError: (reader: DiskReader, error: GodwitError) => void,
   ) {
     this.#memory = memory;
     this.#tags = tags;
-    this.#disks = disks;
+    this.#readers = [
+      ...disks.map(({ reader }, source) => ({ kind: DISK, source, reader }) as const),
+      ...checkpoints.map(({ reader }, source) => ({ kind: CHECKPOINT, source, reader }) as const),
+    ];
     this.#onReadError = onReadError;
   }
 
@@ -34,16 +51,16 @@ export class DiskPages {
    *
    * @returns the runs that could not be read, or whose contents are not what was meant
    */
-  async fill(runs: readonly DiskRun[]): Promise<DiskRun[]> {
-    const bad = new Set<DiskRun>();
+  async fill(runs: readonly PlaceRun[]): Promise<PlaceRun[]> {
+    const bad = new Set<PlaceRun>();
     await Promise.all(
-      this.#disks.map(async (reader, disk) => {
-        const own = runs.filter((run) => run.disk === disk);
+      this.#readers.map(async ({ kind, source, reader }) => {
+        const own = runs.filter((run) => run.kind === kind && run.source === source);
         const failures = await readBatch(reader, own.map(this.#readOf));
         failures.forEach((failure, index) => {
           if (failure === undefined) return;
           bad.add(own[index]!);
-          this.#onReadError(disk, failure);
+          this.#onReadError(reader, failure);
         });
       }),
     );
@@ -51,14 +68,14 @@ export class DiskPages {
     return [...bad];
   }
 
-  readonly #readOf = ({ block, count, address }: DiskRun): BatchRead => {
+  readonly #readOf = ({ block, count, address }: PlaceRun): BatchRead => {
     const targets: Uint8Array[] = [];
     for (let at = address + HEADER_BYTES; targets.length < count; at += PAGE_RECORD_BYTES)
       targets.push(this.#memory.subarray(at, at + PAGE_BYTES));
     return { offsetBytes: block * PAGE_BYTES, targets };
   };
 
-  #mismatches(runs: readonly DiskRun[]): DiskRun[] {
+  #mismatches(runs: readonly PlaceRun[]): PlaceRun[] {
     const pageRuns = runs.map(({ address, count }) => ({ address: address + HEADER_BYTES, count }));
     const tags = this.#tags.tag(pageRuns, PAGE_RECORD_BYTES);
     return runs.filter(({ tag }, index) => {
