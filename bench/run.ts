@@ -7,6 +7,7 @@ const BENCHES: Readonly<Record<string, () => Promise<{ bench: () => string | Pro
   sender: () => import("./sender.ts"),
   receiver: () => import("./receiver.ts"),
   codec: () => import("./codec.ts"),
+  replay: () => import("./replay.ts"),
   index: () => import("./index.ts"),
   checkpoint: () => import("./checkpoint.ts"),
   blackout: () => import("./blackout.ts"),

@@ -13,6 +13,7 @@ export type ErrorCode =
   | `FORM_${string}`
   | `PEER_${string}`
   | `STORE_${string}`
+  | `CONTROL_${string}`
   | `MIGRATION_${string}`
   | `CLI_${string}`;
 

@@ -9,6 +9,7 @@ import { inspectCommand } from "./inspect.ts";
 import { keyCommand } from "./key.ts";
 import { errorLine } from "./lines.ts";
 import { receiveCommand } from "./receive.ts";
+import { replayCommand } from "./replay.ts";
 import { sendCommand } from "./send.ts";
 
 const HELP = `
@@ -29,7 +30,8 @@ const program = new Command("godwit")
   .addCommand(checkpointCommand())
   .addCommand(keyCommand())
   .addCommand(indexCommand())
-  .addCommand(inspectCommand());
+  .addCommand(inspectCommand())
+  .addCommand(replayCommand());
 
 /** Usage errors are one line, like all others. */
 function configure(command: Command, name: string): void {
@@ -50,7 +52,7 @@ try {
     process.exitCode = error.exitCode === 0 ? 0 : EXIT.refused;
   } else {
     // The commands that change nothing anyway need not say so.
-    const isHarmless = error instanceof GodwitError && error.code.startsWith("CLI_INSPECT");
+    const isHarmless = error instanceof GodwitError && /^(CLI_INSPECT|CLI_REPLAY|CONTROL)_/.test(error.code);
     complain(error, isHarmless ? "" : "nothing was changed", EXIT.refused);
   }
 }

@@ -1,0 +1,222 @@
+/** Godwit's own policy. docs/control-loop.md derives the rules; this file is their order. */
+import { bytesOf, DowntimeModel, type EarlierMigration, type Estimate, totalOf } from "./downtime.ts";
+import { LinkMeter } from "./link-meter.ts";
+import { type Decision, limitOf, type Policy, type StartSettings } from "./policy.ts";
+import { dueBy, type Promises } from "./promises.ts";
+import { ITERATION_MS } from "./qemu.ts";
+import * as say from "./reasons.ts";
+import { type MigrationFacts, PAGE_BYTES, type RoundSample, type TickSample } from "./samples.ts";
+import { Settling, WORTH } from "./settling.ts";
+import { MAX_PERCENT, throttleFor } from "./throttle.ts";
+import { WorkingSetModel } from "./working-set.ts";
+
+/** A residual that is sent within this is not worth another round: the other parts of the downtime are many times as much. */
+const FLOOR_MS = 2;
+/** A limit that differs by less is the same, unless it would now be met by what was left last. */
+const SAME_LIMIT = 1.04;
+/** Where QEMU multiplies the limit with its own estimate, the limit follows that when it changes by so much (as a logarithm). */
+const OWN_CHANGE = 0.1;
+/** A round that QEMU cut short by an early look, with more than this share of it unsent, does not show all that was dirtied in it. */
+const WHOLE_SHARE = 0.25;
+/** The bulk round is projected from its pace so far; for the first seconds that means nothing. */
+const PROJECT_FROM_MS = 3000;
+
+/** Ends every migration, at the smallest downtime in reach, and keeps promises where it can. */
+export class AdaptivePolicy implements Policy {
+  readonly name = "adaptive";
+  readonly tickMs = 100;
+  readonly #promises: Promises;
+  readonly #downtime: DowntimeModel;
+  readonly #link = new LinkMeter();
+  #model = new WorkingSetModel(0);
+  #facts: MigrationFacts = { memoryBytes: 0, hasSwitchoverBandwidth: true };
+  #settling: Settling | undefined;
+  #round: RoundSample | undefined;
+  #tick: TickSample | undefined;
+  #setBytes = 0;
+  #setBandwidth = 1;
+  #throttlePercent = 0;
+  #hasEnded = false;
+  /** --max-downtime can't be kept, and was given up. */
+  #isDowntimeBroken = false;
+  #isEndBroken = false;
+
+  /** @param earlier what the VM's earlier migrations came to */
+  constructor(promises: Promises = { onStall: "switch" }, earlier: readonly EarlierMigration[] = []) {
+    this.#promises = promises;
+    this.#downtime = new DowntimeModel(earlier);
+  }
+
+  start(facts: MigrationFacts): StartSettings {
+    this.#facts = facts;
+    this.#model = new WorkingSetModel(facts.memoryBytes / PAGE_BYTES);
+    return { limit: limitOf(1, 1000, facts.hasSwitchoverBandwidth), maxBytesPerSecond: null, autoConverge: false };
+  }
+
+  onRound(round: RoundSample): Decision | undefined {
+    const before = this.#round;
+    this.#round = round;
+    this.#link.onRound(round);
+    if (this.#link.pagesPerMs === 0) return undefined;
+    const isWhole = round.leftPages <= WHOLE_SHARE * (round.leftPages + round.pages);
+    const guestMs = round.durationMs * (1 - round.throttlePercent / 100);
+    if (isWhole) this.#model.add({ guestMs, pages: round.dirtiedPages });
+    const pages = round.remainingBytes / PAGE_BYTES;
+    if (this.#settling !== undefined) this.#settling.onRound(round, pages, isWhole);
+    else if (before !== undefined && this.#hasStoppedShrinking(before, round)) {
+      this.#settling = new Settling(this.#model, this.#link, round, pages);
+    }
+    return this.#decide(round.atMs, round.remainingBytes, round.round + 1, this.#tick?.wireBytes ?? 0);
+  }
+
+  onTick(tick: TickSample): Decision | undefined {
+    if (!this.#link.onTick(tick)) return undefined;
+    this.#tick = tick;
+    return this.#decide(tick.atMs, tick.remainingBytes, tick.round, tick.wireBytes);
+  }
+
+  #decide(atMs: number, remainingBytes: number, round: number, wireBytes: number): Decision | undefined {
+    if (this.#hasEnded || this.#link.isStill || this.#link.pagesPerMs === 0) return undefined;
+    const decision =
+      round === 0
+        ? this.#foresee(atMs, remainingBytes, wireBytes)
+        : (this.#endInTime(atMs, remainingBytes, wireBytes) ?? this.#boundDowntime(atMs));
+    if (decision === undefined) return this.#accept(atMs);
+    this.#hasEnded = decision.kind === "switch" || decision.kind === "abort";
+    return decision;
+  }
+
+  /** More rounds cost what they take, and save by how much shorter the next one is. */
+  #hasStoppedShrinking(before: RoundSample, { remainingBytes, durationMs }: RoundSample): boolean {
+    const { pagesPerMs } = this.#link;
+    if (this.#model.rounds < 2) return false;
+    const pages = remainingBytes / PAGE_BYTES;
+    const roundMs = Math.max(pages / pagesPerMs, ITERATION_MS);
+    const { low } = this.#model.interval(roundMs * this.#speed);
+    const isPredicted = (pages - low) / pagesPerMs < WORTH * roundMs;
+    // The model may be wrong for ever; a round that was long enough and left no less is not.
+    const isSeen = remainingBytes >= before.remainingBytes * (1 - WORTH) && durationMs >= ITERATION_MS;
+    return isPredicted || isSeen;
+  }
+
+  /** In the bulk round: whether its end will be in time. Nothing but giving up can be done about it. */
+  #foresee(atMs: number, remainingBytes: number, wireBytes: number): Decision | undefined {
+    const { deadlineMs, maxBytes, onStall } = this.#promises;
+    const fixedMs = this.#downtime.fixedMs(this.#link.goodputBytesPerSecond, this.#link.roundTripMs).low;
+    if (!this.#isDowntimeBroken && fixedMs > (this.#promises.maxDowntimeMs ?? Number.POSITIVE_INFINITY)) {
+      return this.#breakDowntime(say.fixedAlone(fixedMs));
+    }
+    const done = 1 - remainingBytes / this.#facts.memoryBytes;
+    if (this.#isEndBroken || atMs < PROJECT_FROM_MS || done < 0.05) return undefined;
+    const isLate = deadlineMs !== undefined && atMs / done > deadlineMs;
+    const isLong = maxBytes !== undefined && wireBytes / done > maxBytes;
+    if (!isLate && !isLong) return undefined;
+    const reason = isLate ? say.bulkTooLate(atMs / done, onStall) : say.bulkTooMuch(wireBytes / done, onStall);
+    this.#isEndBroken = true;
+    return { kind: onStall === "abort" ? "abort" : "go-on", reason };
+  }
+
+  /** The last moment at which --deadline and --max-bytes can be kept is the moment to switch. */
+  #endInTime(atMs: number, remainingBytes: number, wireBytes: number): Decision | undefined {
+    const { goodputBytesPerSecond, wireBytesPerPage } = this.#link;
+    const sinceMs = Math.max(0, atMs - (this.#round?.atMs ?? atMs)) * this.#speed;
+    const pages = Math.min(this.#facts.memoryBytes, remainingBytes) / PAGE_BYTES + this.#model.pages(sinceMs);
+    const predictedMs = this.#predict(pages);
+    const due = dueBy(this.#promises, {
+      atMs,
+      wireBytes,
+      downtimeMs: predictedMs.expected,
+      residualWireBytes: pages * wireBytesPerPage,
+      goodputBytesPerSecond,
+    });
+    if (due === undefined) return undefined;
+    const { maxDowntimeMs = Number.POSITIVE_INFINITY, onStall } = this.#promises;
+    const isTooLong = predictedMs.expected > maxDowntimeMs;
+    if (isTooLong && onStall === "abort")
+      return { kind: "abort", reason: say.dueButTooLong(due, predictedMs, "abort") };
+    return {
+      kind: "switch",
+      predictedMs,
+      reason: isTooLong ? say.dueButTooLong(due, predictedMs, "switch") : say.due(due, predictedMs),
+    };
+  }
+
+  /** Once it was looked long enough: what to do if --max-downtime is out of reach. */
+  #boundDowntime(atMs: number): Decision | undefined {
+    if (this.#settling === undefined || this.#isDowntimeBroken) return undefined;
+    const most = this.#mostPages();
+    if (!this.#settling.isOutOfReach(atMs, most, this.#throttlePercent > 0)) return undefined;
+    const predicted = this.#predict(this.#settling.leastPages);
+    if (this.#promises.onStall !== "throttle") return this.#breakDowntime(say.outOfReach(predicted));
+    if (this.#throttlePercent === MAX_PERCENT) return this.#breakDowntime(say.throttleNotEnough(predicted));
+    const percent = throttleFor(this.#model, this.#link.pagesPerMs, most, this.#throttlePercent);
+    this.#throttlePercent = percent;
+    this.#settling = undefined; // Rounds shrink again.
+    return { kind: "throttle", percent, reason: say.throttling(predicted, percent) };
+  }
+
+  #breakDowntime(why: string): Decision {
+    this.#isDowntimeBroken = true;
+    const isGivenUp = this.#promises.onStall === "abort";
+    return { kind: isGivenUp ? "abort" : "go-on", reason: say.broken(why, isGivenUp) };
+  }
+
+  /** Sets the limit to the residual at which the switch-over is the better choice. */
+  #accept(atMs: number): Decision | undefined {
+    const floorPages = FLOOR_MS * this.#link.pagesPerMs;
+    if (this.#settling === undefined) {
+      return this.#setLimit(floorPages, () => ({ kind: "limit", reason: say.shrinking(bytesOf(floorPages)) }));
+    }
+    const { pages, why, untilMs, level } = this.#settling.accept(atMs, floorPages);
+    const lastBytes = bytesOf(this.#settling.lastPages);
+    return this.#setLimit(pages, (predictedMs) => {
+      if (why === "stopped") return { kind: "limit", reason: say.stopped(lastBytes, predictedMs) };
+      if (why === "quiet") return { kind: "wait", untilMs, reason: say.quiet(lastBytes) };
+      if (why === "valley")
+        return { kind: "wait", untilMs, reason: say.valley(bytesOf(level.pages), predictedMs, level.waitMs) };
+      return {
+        kind: "wait",
+        untilMs,
+        reason: say.looking(lastBytes, this.#predict(lastBytes / PAGE_BYTES), untilMs - atMs),
+      };
+    });
+  }
+
+  #setLimit(
+    pages: number,
+    explain: (predictedMs: Estimate) => { reason: string } & ({ kind: "limit" } | { kind: "wait"; untilMs: number }),
+  ): Decision | undefined {
+    const thresholdBytes = bytesOf(Math.min(pages, this.#mostPages()));
+    const lastPages = this.#settling?.lastPages ?? Number.POSITIVE_INFINITY;
+    const isNear = thresholdBytes < this.#setBytes * SAME_LIMIT && thresholdBytes > this.#setBytes / SAME_LIMIT;
+    const isMet = thresholdBytes > bytesOf(lastPages);
+    const { hasSwitchoverBandwidth } = this.#facts;
+    const ownBytesPerSecond = this.#tick?.qemuBytesPerSecond || this.#link.goodputBytesPerSecond;
+    const bandwidth = hasSwitchoverBandwidth ? bytesOf(this.#link.pagesPerMs * 1000) : ownBytesPerSecond;
+    const isOwnAlike = hasSwitchoverBandwidth || Math.abs(Math.log(bandwidth / this.#setBandwidth)) < OWN_CHANGE;
+    if (isNear && isOwnAlike && isMet === this.#setBytes > bytesOf(lastPages)) return undefined;
+    this.#setBytes = thresholdBytes;
+    this.#setBandwidth = bandwidth;
+    const predictedMs = this.#predict(Math.min(thresholdBytes / PAGE_BYTES, lastPages));
+    return { ...explain(predictedMs), limit: limitOf(thresholdBytes, bandwidth, hasSwitchoverBandwidth), predictedMs };
+  }
+
+  /** What may be left for --max-downtime to hold. */
+  #mostPages(): number {
+    const { maxDowntimeMs } = this.#promises;
+    if (maxDowntimeMs === undefined || this.#isDowntimeBroken) return Number.POSITIVE_INFINITY;
+    const fixed = this.#downtime.fixedMs(this.#link.goodputBytesPerSecond, this.#link.roundTripMs);
+    return Math.max(1, (maxDowntimeMs - fixed.expected) * this.#link.meanPagesPerMs);
+  }
+
+  get #speed(): number {
+    return 1 - this.#throttlePercent / 100;
+  }
+
+  /** The downtime if QEMU stops the guest with at most `pages` left: it looks now and then, so it finds somewhat less. */
+  #predict(pages: number): Estimate {
+    const { meanPagesPerMs: pagesPerMs, goodputBytesPerSecond, roundTripMs } = this.#link;
+    const residual = { expected: 0.97 * pages, low: 0.8 * pages, high: 1.05 * pages };
+    return totalOf(this.#downtime.predict({ pages: residual, pagesPerMs, goodputBytesPerSecond, roundTripMs }));
+  }
+}

@@ -1,0 +1,134 @@
+import { type ByForm, FORMS, type Form, PAGE_BYTES, type RoundSample, type TickSample } from "./samples.ts";
+
+/** A link stands still when less than this share of its goodput arrives … */
+const STILL_SHARE = 0.05;
+/** … for so long: longer than QEMU needs to look through the bitmap of a large VM. */
+const STILL_MS = 400;
+/** Ticks further apart than this are a gap: QMP did not answer, or the clock was set. */
+const GAP_MS = 2000;
+/** The pace of shorter rounds is that of QEMU looking for dirty pages. */
+const PACE_MS = 200;
+const PACES = 4;
+/** The pace of a round leaves out that of its sync. */
+const PACE_MARGIN = 1.1;
+/** How much a round counts beside the earlier ones in the cost of a page. */
+const COST_WEIGHT = 0.5;
+
+/** The link as the samples show it: how fast pages go over it, and whether it stands still. */
+export class LinkMeter {
+  #goodputBytesPerSecond = 0;
+  #roundTripMs = 0;
+  #restoreBytesPerSecond = Number.POSITIVE_INFINITY;
+  #wireBytesPerPage = PAGE_BYTES;
+  #hasDirtyCost = false;
+  /** Of the last rounds. */
+  readonly #paces: { pages: number; ms: number }[] = [];
+  #before: TickSample | undefined;
+  /** The last tick at which something had arrived. */
+  #movedMs = 0;
+  #stillMs = 0;
+  /** That of #stillMs which was before the round. */
+  #roundStillMs = 0;
+  #isStill = false;
+
+  /** Payload that arrives; 0 until it was measured. */
+  get goodputBytesPerSecond(): number {
+    return this.#goodputBytesPerSecond;
+  }
+
+  /** The least seen; 0 until one was. */
+  get roundTripMs(): number {
+    return this.#roundTripMs;
+  }
+
+  /** What a page of the working set costs on the wire: of the rounds after the bulk round, as far as there are any. */
+  get wireBytesPerPage(): number {
+    return this.#wireBytesPerPage;
+  }
+
+  /**
+   * Pages of the working set that can be sent; 0 until the link was measured. Not more than were sent in the best of the last
+   * rounds: where they cost little, the link is not what holds them up.
+   */
+  get pagesPerMs(): number {
+    const byLink = this.#goodputBytesPerSecond / this.#wireBytesPerPage / 1000;
+    const best = this.#paces.reduce((best, { pages, ms }) => Math.max(best, pages / ms), 0);
+    const seen = best > 0 ? best * PACE_MARGIN : Number.POSITIVE_INFINITY;
+    return Math.min(byLink, seen, this.#restoreBytesPerSecond / PAGE_BYTES / 1000);
+  }
+
+  /** Likewise, but on average over the last rounds: a link that is slow now and then will be so too while the guest is stopped. */
+  get meanPagesPerMs(): number {
+    const pages = this.#paces.reduce((sum, pace) => sum + pace.pages, 0);
+    const ms = this.#paces.reduce((sum, pace) => sum + pace.ms, 0);
+    return ms > 0 ? Math.min(this.pagesPerMs, pages / ms) : this.pagesPerMs;
+  }
+
+  /** Nothing arrives, though there is something to send. Says nothing of the workload. */
+  get isStill(): boolean {
+    return this.#isStill;
+  }
+
+  /** For how long nothing arrived or nothing was known, in all. */
+  get stillMs(): number {
+    return this.#stillMs;
+  }
+
+  /** @returns false for a tick that must not be decided on: after a gap, or of a clock that went back */
+  onTick(tick: TickSample): boolean {
+    const before = this.#before;
+    if (before !== undefined && tick.atMs < before.atMs) return false;
+    this.#before = tick;
+    if (tick.goodputBytesPerSecond >= 1) this.#goodputBytesPerSecond = tick.goodputBytesPerSecond;
+    if (before === undefined) {
+      this.#movedMs = tick.atMs;
+      return true;
+    }
+    const ms = tick.atMs - before.atMs;
+    if (ms > GAP_MS && tick.wireBytes - before.wireBytes < this.#stillBytes(ms)) {
+      this.#stillMs += ms;
+      this.#movedMs = tick.atMs;
+      return false;
+    }
+    const progressBytes = tick.wireBytes - before.wireBytes + Math.max(0, before.remainingBytes - tick.remainingBytes);
+    if (progressBytes >= this.#stillBytes(ms) || tick.remainingBytes === 0) {
+      this.#movedMs = tick.atMs;
+      this.#isStill = false;
+    } else if (tick.atMs - this.#movedMs > STILL_MS) {
+      this.#stillMs += this.#isStill ? ms : tick.atMs - this.#movedMs;
+      this.#isStill = true;
+    }
+    return true;
+  }
+
+  onRound(round: RoundSample): void {
+    if (round.goodputBytesPerSecond >= 1) this.#goodputBytesPerSecond = round.goodputBytesPerSecond;
+    this.#roundTripMs = round.roundTripMs ?? this.#roundTripMs;
+    if (round.restoreBytesPerSecond !== null) this.#restoreBytesPerSecond = round.restoreBytesPerSecond;
+    const ms = round.durationMs - (this.#stillMs - this.#roundStillMs);
+    this.#roundStillMs = this.#stillMs;
+    // Of the bulk round only what was sent whole says something: what the guest writes is found on no disk.
+    const forms: readonly Form[] = round.round === 0 ? ["literal", "raw"] : FORMS.filter((form) => form !== "zero");
+    const pages = sumOf(round.pagesByForm, forms);
+    if (pages < 1) return;
+    if (round.round > 0 && ms >= PACE_MS) {
+      this.#paces.push({ pages, ms });
+      if (this.#paces.length > PACES) this.#paces.shift();
+    }
+    const cost = Math.max(1, sumOf(round.wireBytesByForm, forms) / pages);
+    if (round.round === 0) this.#wireBytesPerPage = cost;
+    else {
+      const weight = this.#hasDirtyCost ? COST_WEIGHT : 1;
+      this.#wireBytesPerPage += (cost - this.#wireBytesPerPage) * weight;
+      this.#hasDirtyCost = true;
+    }
+  }
+
+  #stillBytes(ms: number): number {
+    return (this.#goodputBytesPerSecond * STILL_SHARE * ms) / 1000;
+  }
+}
+
+function sumOf(counts: ByForm, forms: readonly Form[]): number {
+  return forms.reduce((sum, form) => sum + (counts[form] ?? 0), 0);
+}

@@ -1,0 +1,188 @@
+/** What to accept once rounds have stopped shrinking: look for a quieter moment, look more often, then take the best. */
+import type { LinkMeter } from "./link-meter.ts";
+import { ITERATION_MS } from "./qemu.ts";
+import { type Level, ResidualHistory } from "./residuals.ts";
+import type { RoundSample } from "./samples.ts";
+import type { WorkingSetModel } from "./working-set.ts";
+
+/**
+ * The downtime that a wait of the same length is worth: 200 s more of migration for 1 s less of downtime. A round takes as
+ * long as its pages would take while the guest is stopped, so this is also the share by which rounds have to shrink.
+ */
+export const WORTH = 0.005;
+
+/** Rounds that the model describes within this share are of a steady load. */
+const STEADY_SHARE = 0.05;
+/** A load that was missed by so much once is not taken for steady again because it is so for a while. */
+const UNSTEADY_SHARE = 0.25;
+/** For how many times the residual's own time it is looked whether a better moment comes … */
+const LOOK_STEADY = 6;
+const LOOK_UNSTEADY = 50;
+/** … at least and at most, but for this many times even if that is more. */
+const LOOK_LEAST_MS = 1000;
+const LOOK_MOST_MS = 150_000;
+const LOOK_ALWAYS = 2;
+/** Meanwhile only this share of it is accepted: a load that goes quiet gets there within a round or two. */
+const LOOK_ACCEPTS = 0.004;
+/**
+ * Then the limit rises from this share of the least that was left to all of it, for so many rounds. QEMU looks as soon as what
+ * it knows of is below the limit, so a higher limit makes it look more often, and that leaves less: down to a half.
+ */
+const NARROW_FROM = 0.55;
+const NARROW_ROUNDS = 5;
+/** Rounds that the model predicts to be longer than this many times those that were seen are not believed. */
+const LONGER_ROUND = 1.5;
+/** What looking more often leaves is predicted about so well. */
+const ROLLING_MARGIN = 1.2;
+/** Looking more often is no use where it leaves more than whole rounds did: reading a large bitmap holds up the sending. */
+const USELESS_SHARE = 1.2;
+/** What a whole round left is still about that at the next look. */
+const FIRE_MARGIN = 1.1;
+/** A guest that in the last round dirtied less than this share of what was sent has gone quiet: less will be left at once. */
+const QUIET_SHARE = 0.2;
+/** Above the level that is waited for, so that it is met when it comes again. */
+const LEVEL_MARGIN = 1.02;
+/** A link that changed by more than this makes what was left before another matter. */
+const OTHER_LINK = 1.3;
+/** A level that is left less often than this, and so much less than what is left now, is one to wait for. */
+const VALLEY_MS = 4 * ITERATION_MS;
+const VALLEY_SHARE = 0.7;
+
+/** What is accepted now, and why. */
+export interface Acceptance {
+  pages: number;
+  why: "looking" | "quiet" | "valley" | "stopped";
+  /** Until then something better is expected. */
+  untilMs: number;
+  /** What the wait is for. */
+  level: Level;
+}
+
+/** From the moment at which rounds have stopped shrinking. */
+export class Settling {
+  readonly #model: WorkingSetModel;
+  readonly #link: LinkMeter;
+  readonly #residuals = new ResidualHistory();
+  readonly #sinceMs: number;
+  /** Of the time since then, what says nothing about the load: the link stood still. */
+  #pausedMs = 0;
+  #stillMs: number;
+  #pagesPerMs: number;
+  /** The length of a round that rounds lead to. */
+  #roundMs = 0;
+  /** What is left once QEMU looks all the time. */
+  #rollingPages = 0;
+  #lookMs = 0;
+  /** When that was over, as waited; undefined before. */
+  #lookedMs: number | undefined;
+  #wasUnsteady = false;
+  #isQuiet = false;
+  #isSteady = false;
+  #isNarrowingUseless = false;
+
+  constructor(model: WorkingSetModel, link: LinkMeter, round: RoundSample, pages: number) {
+    this.#model = model;
+    this.#link = link;
+    this.#sinceMs = round.atMs;
+    this.#stillMs = link.stillMs;
+    this.#pagesPerMs = link.pagesPerMs;
+    this.#residuals.add(round.atMs, pages);
+    this.#plan(1 - round.throttlePercent / 100);
+  }
+
+  /** What the last sync left. */
+  get lastPages(): number {
+    return this.#residuals.last;
+  }
+
+  get leastPages(): number {
+    return this.#residuals.least;
+  }
+
+  /**
+   * Whether no more than `pages` has not been left, and will not be by looking more often.
+   *
+   * @param isImpatient does not look for quieter moments first
+   */
+  isOutOfReach(atMs: number, pages: number, isImpatient: boolean): boolean {
+    const waitedMs = this.#waitedMs(atMs);
+    const lookedMs = isImpatient ? 0 : this.#lookMs;
+    if (this.#residuals.least <= pages || waitedMs < lookedMs) return false;
+    const narrowedMs = waitedMs - (this.#lookedMs ?? lookedMs);
+    return this.#rollingPages > pages * ROLLING_MARGIN || narrowedMs >= NARROW_ROUNDS * this.#roundMs;
+  }
+
+  /** A further round has ended, with `pages` left; `isWhole`: the model knows it. */
+  onRound(round: RoundSample, pages: number, isWhole: boolean): void {
+    this.#isNarrowingUseless ||= this.#isSteady && !isWhole && pages > USELESS_SHARE * this.#residuals.least;
+    this.#residuals.add(round.atMs, pages);
+    this.#isQuiet = round.dirtiedPages < QUIET_SHARE * this.#link.pagesPerMs * round.durationMs;
+    if (isWhole) this.#plan(1 - round.throttlePercent / 100);
+  }
+
+  /** @param floorPages less than this is never worth a wait */
+  accept(atMs: number, floorPages: number): Acceptance {
+    this.#noticeLink(atMs);
+    const { pagesPerMs } = this.#link;
+    const last = this.#residuals.last;
+    const waitedMs = this.#waitedMs(atMs);
+    const low = Math.max(floorPages, LOOK_ACCEPTS * this.#residuals.mean);
+    const lowest = { pages: low, waitMs: 0 };
+    if (waitedMs < this.#lookMs) {
+      this.#lookedMs = undefined;
+      return { pages: low, why: "looking", untilMs: atMs + this.#lookMs - waitedMs, level: lowest };
+    }
+    this.#lookedMs ??= waitedMs;
+    const sinceMs = waitedMs - this.#lookedMs;
+    const level = this.#residuals.bestLevel(pagesPerMs, WORTH) ?? { pages: last, waitMs: 0 };
+    const narrowMs = NARROW_ROUNDS * this.#roundMs;
+    const narrowed = Math.min(1, NARROW_FROM + ((1 - NARROW_FROM) * sinceMs) / narrowMs);
+    // Past the time in which it should have come, more and more is accepted, so that every migration ends.
+    const lateMs = Math.max(0, sinceMs - narrowMs - Math.min(level.waitMs, this.#lookMs));
+    if (this.#isQuiet && lateMs === 0) {
+      return { pages: low, why: "quiet", untilMs: atMs + last / pagesPerMs, level: lowest };
+    }
+    if (this.#isNarrowingUseless && lateMs < 2 * narrowMs) {
+      const pages = last <= level.pages * LEVEL_MARGIN ? last * FIRE_MARGIN : low;
+      return { pages, why: "stopped", untilMs: atMs + level.waitMs, level };
+    }
+    const wantedPages = level.pages * LEVEL_MARGIN * narrowed;
+    const latePages = (this.#residuals.most * LEVEL_MARGIN - wantedPages) * (lateMs / this.#lookMs);
+    const pages = Math.max(floorPages, wantedPages + Math.max(0, latePages));
+    const why = level.waitMs > VALLEY_MS && level.pages < VALLEY_SHARE * last ? "valley" : "stopped";
+    return { pages, why, untilMs: atMs + level.waitMs, level };
+  }
+
+  /** For how long to look what comes. */
+  #plan(speed: number): void {
+    const { pagesPerMs } = this.#link;
+    const residualMs = this.#residuals.mean / pagesPerMs;
+    const startMs = Math.max(1, this.#residuals.last / pagesPerMs);
+    // A load that changes has no fixed point: then the rounds are as long as they were.
+    const fixedMs = this.#model.fixedPointMs(pagesPerMs, speed, startMs);
+    this.#roundMs = Math.max(ITERATION_MS, Math.min(fixedMs, LONGER_ROUND * residualMs));
+    this.#rollingPages = this.#model.rollingPages(this.#roundMs * speed);
+    const { unsteadiness } = this.#model;
+    this.#wasUnsteady ||= unsteadiness !== null && unsteadiness > UNSTEADY_SHARE;
+    this.#isSteady = unsteadiness !== null && unsteadiness <= STEADY_SHARE && !this.#wasUnsteady;
+    const wantedMs = Math.max(LOOK_LEAST_MS, (this.#isSteady ? LOOK_STEADY : LOOK_UNSTEADY) * residualMs);
+    this.#lookMs = Math.min(wantedMs, Math.max(LOOK_MOST_MS, LOOK_ALWAYS * residualMs));
+  }
+
+  /** A link that has become another one: what was left over the old one does not come again. */
+  #noticeLink(atMs: number): void {
+    const change = this.#link.pagesPerMs / this.#pagesPerMs;
+    if (change < OTHER_LINK && change > 1 / OTHER_LINK) return;
+    this.#pagesPerMs = this.#link.pagesPerMs;
+    const last = this.#residuals.last;
+    this.#residuals.clear();
+    this.#residuals.add(atMs, last);
+    this.#plan(1);
+  }
+
+  #waitedMs(atMs: number): number {
+    this.#pausedMs += this.#link.stillMs - this.#stillMs;
+    this.#stillMs = this.#link.stillMs;
+    return atMs - this.#sinceMs - this.#pausedMs;
+  }
+}

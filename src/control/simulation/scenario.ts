@@ -1,0 +1,54 @@
+/** What is migrated, and over what. */
+import type { Form } from "../samples.ts";
+import type { Steps } from "./steps.ts";
+
+/** Pages of the guest that are written alike. */
+export interface PageClass {
+  pages: number;
+  /** Page writes per second over the whole class, at activity 1. */
+  writesPerSecond: number;
+  /** random: any page next; walk: one after the other, so that none is written twice before all were. */
+  pattern: "random" | "walk";
+  /** In which they are sent again. */
+  form: Form;
+  /** What one of them costs on the wire, after compaction. */
+  wireBytesPerPage: number;
+}
+
+/** A stretch of guest memory as the bulk round meets it. */
+export interface Stretch {
+  form: Form;
+  pages: number;
+  wireBytesPerPage: number;
+  /** In QEMU's stream: 9 for a zero page, 4104 for others (migration/ram.c). */
+  rawBytesPerPage: number;
+}
+
+export interface Workload {
+  name: string;
+  memoryBytes: number;
+  /** In the order in which they are sent; together all of the memory. */
+  stretches: readonly Stretch[];
+  /** Pages that are written; the rest of the memory is not. */
+  classes: readonly PageClass[];
+  /** Multiplies the writes. */
+  activity: Steps;
+}
+
+export interface Scenario {
+  name: string;
+  workload: Workload;
+  /** Bytes per second of payload that arrive. */
+  link: Steps;
+  roundTripMs: number;
+  /** Saving device state, loading it, resuming. */
+  deviceBytes: number;
+  deviceMs: number;
+  loadMs: number;
+  resumeMs: number;
+  hasSwitchoverBandwidth: boolean;
+  /** A migration that has not ended by then counts as endless. */
+  horizonMs: number;
+  /** Until then the best moment in hindsight is looked for. */
+  hindsightMs: number;
+}

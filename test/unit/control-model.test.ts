@@ -1,0 +1,169 @@
+import { describe, expect, test } from "vitest";
+import { DowntimeModel, totalOf } from "../../src/control/downtime.ts";
+import { fitLine } from "../../src/control/regression.ts";
+import { ResidualHistory } from "../../src/control/residuals.ts";
+import { throttleFor } from "../../src/control/throttle.ts";
+import { WorkingSetModel } from "../../src/control/working-set.ts";
+
+const points = (...xy: [number, number][]) => xy.map(([x, y]) => ({ x, y, weight: 1 }));
+
+describe("the line", () => {
+  test("goes through two points, and says nothing about its error", () => {
+    const line = fitLine(points([1, 5], [3, 9]));
+    expect([line.intercept, line.slope, line.deviation, line.margin(2)]).toEqual([3, 2, null, null]);
+  });
+
+  test("of four points, with its interval, as computed by hand", () => {
+    // x̄ 2.5, ȳ 4.5, Sxx 5, Sxy 7: slope 1.4, intercept 1; residuals -0.4, 1.2, -1.2, 0.4; σ² = 3.2 / 2
+    const line = fitLine(points([1, 2], [2, 5], [3, 4], [4, 7]));
+    expect(line.slope).toBeCloseTo(1.4, 12);
+    expect(line.intercept).toBeCloseTo(1, 12);
+    expect(line.deviation).toBeCloseTo(Math.sqrt(1.6), 12);
+    // t(0.95, 2) 2.92; at x̄ + 2.5 the lever is 6.25 / 5
+    expect(line.margin(5)).toBeCloseTo(2.92 * Math.sqrt(1.6 * (1 + 0.25 + 1.25)), 12);
+  });
+
+  test("leans to the heavier points: a point of weight 2 is two points", () => {
+    const twice = fitLine(points([0, 0], [1, 1], [1, 1], [2, 5]));
+    const heavy = fitLine([
+      { x: 0, y: 0, weight: 1 },
+      { x: 1, y: 1, weight: 2 },
+      { x: 2, y: 5, weight: 1 },
+    ]);
+    expect([heavy.slope, heavy.intercept]).toEqual([twice.slope, twice.intercept]);
+  });
+
+  test("is level where all x are alike", () => {
+    const line = fitLine(points([4, 1], [4, 3]));
+    expect([line.slope, line.intercept]).toEqual([0, 2]);
+  });
+});
+
+describe("the working set", () => {
+  function model(memoryPages: number, ...rounds: [guestMs: number, pages: number][]): WorkingSetModel {
+    const model = new WorkingSetModel(memoryPages);
+    for (const [guestMs, pages] of rounds) model.add({ guestMs, pages });
+    return model;
+  }
+
+  test("is a line where rounds were as long, and no more than the memory", () => {
+    const set = model(5000, [1000, 2000], [2000, 3000]);
+    expect(set.pages(1500)).toBeCloseTo(2500, 9);
+    expect(set.pages(3000)).toBeCloseTo(4000, 9);
+    expect(set.pages(9000)).toBe(5000);
+    expect(set.pages(0)).toBe(0);
+  });
+
+  test("goes on to 0 along the curve of random writes that has the elasticity of its shortest round", () => {
+    // slope 1, D(1000) = 2000: elasticity 0.5, so x = 1.2564; 2000 (1 − e^(−x/4)) / (1 − e^(−x)) and 2000 (1 / (1 − e^(−x)) − 1/x)
+    const set = model(1e9, [1000, 2000], [2000, 3000]);
+    expect(set.pages(250)).toBeCloseTo(753.66, 1);
+    expect(set.rollingPages(1000)).toBeCloseTo(1204.1, 0);
+  });
+
+  test("a load that has changed is the mean of the latest rounds, which weigh more", () => {
+    const set = model(1e9, [1000, 5000], [2000, 3000]);
+    const older = 0.5 ** 0.5;
+    expect(set.pages(2000)).toBeCloseTo((5000 * older + 3000) / (1 + older), 9);
+  });
+
+  test("finds where rounds lead to: D(T) = 1000 + T, at 2 pages a ms, is T = 1000", () => {
+    expect(model(1e9, [1000, 2000], [2000, 3000]).fixedPointMs(2)).toBeCloseTo(1000, -1);
+    // A guest that writes faster than pages are sent fills its memory: 4000 pages at 1 a ms.
+    expect(model(4000, [500, 1000], [1000, 2000]).fixedPointMs(1)).toBeCloseTo(4000, 6);
+  });
+
+  test("is unsure by the distance while there are two rounds only, then by how well they fit", () => {
+    const two = model(1e9, [1000, 2000], [2000, 3000]);
+    const { low, high } = two.interval(2000 * Math.E);
+    expect((high - low) / 2).toBeCloseTo(0.25 * two.pages(2000 * Math.E), 6);
+    expect(two.interval(1000)).toEqual({ expected: two.pages(1000), low: two.pages(1000), high: two.pages(1000) });
+    expect(two.unsteadiness).toBeNull();
+    expect(model(1e9, [1000, 2000], [2000, 3000], [3000, 4000]).unsteadiness).toBeCloseTo(0, 9);
+    expect(model(1e9, [1000, 2000], [2000, 6000], [3000, 4000]).unsteadiness).toBeGreaterThan(0.25);
+  });
+
+  test("a throttle is as little as makes the fixed point low enough", () => {
+    // 4000 pages as soon as written to for 1 ms a page: D(T) = min(T, 4000), sent at 0.5 a ms.
+    const set = model(4000, [1000, 1000], [2000, 2000]);
+    expect(throttleFor(set, 0.5, 4000, 0)).toBe(4); // nothing to do but the margin
+    const percent = throttleFor(set, 0.5, 100, 0)!;
+    expect(percent).toBeGreaterThan(50); // D(T s) = s T must be less than what is sent, 0.5 T
+    expect(percent).toBeLessThanOrEqual(54);
+    expect(throttleFor(set, 0.001, 100, 0)).toBe(20); // none is enough, as far as is known
+  });
+});
+
+describe("the downtime", () => {
+  const parts = { residualMs: 900, transferMs: 5, loadMs: 100, handoffMs: 3, resumeMs: 10 };
+  const residual = (pages: number) => ({
+    pages: { expected: pages, low: pages, high: pages },
+    pagesPerMs: 0.25,
+    goodputBytesPerSecond: 1e6,
+    roundTripMs: 0,
+  });
+
+  test("is residual and the parts that do not depend on it", () => {
+    const model = new DowntimeModel();
+    const [none, some] = [model.predict(residual(0)), model.predict(residual(50))];
+    expect(some.residualMs.expected - none.residualMs.expected).toBeCloseTo(200, 9); // 50 pages at 0.25 a ms
+    expect(some.loadMs).toEqual(none.loadMs);
+    const total = totalOf(some);
+    const sum = Object.values(some).reduce((sum, part) => sum + part.expected, 0);
+    expect(total.expected).toBeCloseTo(sum, 9);
+    expect(total.low).toBeLessThan(sum);
+    expect(total.high).toBeGreaterThan(sum);
+  });
+
+  test("moves from the prior to what the VM's earlier migrations came to", () => {
+    const expected = (count: number) =>
+      new DowntimeModel(Array.from({ length: count }, () => ({ parts, roundTripMs: 1 }))).predict(residual(0)).loadMs;
+    expect(expected(0).expected).toBe(12);
+    expect(expected(1).expected).toBe((12 + 100) / 2);
+    expect(expected(9).expected).toBeCloseTo((12 + 9 * 100) / 10, 9);
+    expect(expected(9).high - expected(9).expected).toBeLessThan(expected(1).high - expected(1).expected);
+  });
+
+  test("round trips are the link's, not the VM's", () => {
+    const near = new DowntimeModel([{ parts, roundTripMs: 2 }]);
+    const far = near.predict({ ...residual(0), roundTripMs: 100 });
+    expect(far.handoffMs.expected).toBeCloseTo((6 + (3 - 2)) / 2 + 100, 9);
+    expect(far.transferMs.expected).toBeCloseTo((15 + (5 - 1)) / 2 + 50, 9);
+    expect(far.loadMs).toEqual(near.predict(residual(0)).loadMs);
+  });
+
+  test("errors that have nothing to do with each other add up as squares", () => {
+    const part = { expected: 10, low: 7, high: 14 };
+    expect(totalOf([part, { expected: 10, low: 6, high: 13 }])).toEqual({ expected: 20, low: 15, high: 25 });
+  });
+});
+
+describe("residuals", () => {
+  function history(...entries: [atMs: number, pages: number][]): ResidualHistory {
+    const history = new ResidualHistory();
+    for (const [atMs, pages] of entries) history.add(atMs, pages);
+    return history;
+  }
+
+  test("a valley that comes often enough is worth the wait", () => {
+    // 1000 pages, but 100 every 400 ms; one page a ms.
+    const entries = Array.from({ length: 41 }, (_, i): [number, number] => [i * 100, i % 4 === 3 ? 100 : 1000]);
+    const level = history(...entries).bestLevel(1, 0.02)!;
+    expect(level.pages).toBe(100);
+    expect(level.waitMs).toBeCloseTo(200, -1.5);
+  });
+
+  test("one that came once, long ago, is not", () => {
+    const entries = Array.from({ length: 200 }, (_, i): [number, number] => [i * 1000, i === 0 ? 900 : 1000]);
+    expect(history(...entries).bestLevel(1, 0.02)!.pages).toBe(1000);
+  });
+
+  test("of many, the lower of two neighbours is kept; the mean is over the time", () => {
+    const many = history(
+      ...Array.from({ length: 1000 }, (_, i): [number, number] => [i, i === 500 ? 1 : 1000 + (i % 2)]),
+    );
+    expect([many.least, many.last]).toEqual([1, 1001]);
+    expect(history([0, 5], [10, 100], [20, 300]).mean).toBe(200);
+    expect(history([0, 5]).mean).toBe(5);
+  });
+});
