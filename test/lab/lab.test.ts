@@ -122,6 +122,9 @@ test("taps at both ends see the same bytes, and what was recorded is those", { t
   expect(statSync(recordTo).size).toBe(seen.bytes);
 });
 
+/** What the bucket lets through at once, and what has arrived before a busy receiver looks at its clock, is above the rate. */
+const BUCKET = 1.25;
+
 test.runIf(isRoot)("the rate of a link can be changed and taken away", { timeout: 60_000 }, async () => {
   await using hosts = await createHosts({ rateBitsPerSecond: 40e6 });
   const slow = await transferBytesPerSecond(hosts.source, hosts.destination);
@@ -129,9 +132,9 @@ test.runIf(isRoot)("the rate of a link can be changed and taken away", { timeout
   const fast = await transferBytesPerSecond(hosts.source, hosts.destination);
   await hosts.setRate(undefined);
   const free = await transferBytesPerSecond(hosts.source, hosts.destination);
-  expect(slow).toBeLessThan(40e6 / 8);
+  expect(slow).toBeLessThan((40e6 / 8) * BUCKET);
   expect(slow).toBeGreaterThan(20e6 / 8);
-  expect(fast).toBeLessThan(160e6 / 8);
+  expect(fast).toBeLessThan((160e6 / 8) * BUCKET);
   expect(fast).toBeGreaterThan(slow * 2);
   expect(free).toBeGreaterThan(fast * 2);
 });
