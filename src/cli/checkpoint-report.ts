@@ -1,12 +1,12 @@
 /** Checkpoints as people read them. Pure. */
+
 import type { SavedCheckpoint } from "../migration/checkpoint-save.ts";
 import type { CheckpointCheck } from "../store/checkpoint-check.ts";
 import type { CheckpointInfo, ListedCheckpoint } from "../store/checkpoint-folder.ts";
 import type { Freed } from "../store/checkpoint-store.ts";
+import { PAGE_BYTES } from "../stream/format.ts";
 import { formatBytes, formatCount, formatDuration, formatTime, oneLine } from "./format.ts";
 import { table } from "./table.ts";
-
-const PAGE_BYTES = 4096;
 
 export function listLines(checkpoints: readonly ListedCheckpoint[], storedBytes: number, path: string): string[] {
   if (checkpoints.length === 0) return [`there are no checkpoints in ${path}`];

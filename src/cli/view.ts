@@ -1,10 +1,11 @@
 /** The live view of a migration, as a state that events advance and lines that are drawn from it. Pure. */
+
 import { nameOf, type Packing } from "../compact/codec.ts";
 import type { MigrationEvent, Progress } from "../migration/events.ts";
+import { PAGE_BYTES } from "../stream/format.ts";
 import { formatByteRate, formatBytes, formatCount, formatDuration, formatLinkRate, formatWait } from "./format.ts";
 import { type Role, roundName } from "./lines.ts";
 
-const PAGE_BYTES = 4096;
 const BAR_WIDTH = 24;
 const WAITING = "waiting for godwit send";
 

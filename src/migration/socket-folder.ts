@@ -2,6 +2,7 @@ import { readdirSync } from "node:fs";
 import { chown, mkdtemp, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { isAlive } from "../processes.ts";
 
 /** A folder of our own for the unix socket between a QEMU and us, gone when disposed. */
 export interface SocketFolder extends AsyncDisposable {
@@ -34,14 +35,5 @@ async function removeLeftovers(parent: string): Promise<void> {
     if (pid === undefined || isAlive(Number(pid))) continue;
     // Another user's is not ours to remove, and does no harm.
     await rm(join(parent, name), { recursive: true, force: true }).catch(() => {});
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }

@@ -4,6 +4,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { link, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { GodwitError } from "../errors.ts";
+import { isAlive } from "../processes.ts";
 import { IndexWriter, StoredIndex } from "./index-file.ts";
 import type { IndexAbout } from "./index-format.ts";
 import { openStateFolder } from "./state-dir.ts";
@@ -150,14 +151,5 @@ async function removeLeftovers(folder: string): Promise<void> {
   for (const name of await readdir(folder)) {
     const pid = TEMPORARY_FILE.exec(name)?.[1];
     if (pid !== undefined && !isAlive(Number(pid))) await rm(join(folder, name), { force: true });
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }

@@ -1,51 +1,25 @@
 // References to disks: they save bytes, and whatever the destination's disks hold, its QEMU reads what the source's wrote.
 import { expect, test } from "vitest";
-import { type MigrationOptions, startMigration } from "../../lab/godwit.ts";
+import type { MigrationOptions } from "../../lab/godwit.ts";
 import { type Pair, type PairOptions, startPair } from "../../lab/pair.ts";
-import { startTap } from "../../lab/tap.ts";
-import { cleanWalks } from "../../lab/walks.ts";
-import type { DestinationSummary, MigrationEvent, SourceSummary } from "../../src/migration/events.ts";
+import { type Moved, moveWhole } from "./support/move.ts";
 import { receiveWith } from "./support/programs.ts";
 
 const load = { mib: 16, pagesPerSecond: 500, pattern: "word" } as const;
 /** A guest that has read its root file system: most of its memory stands on its disk. */
 const cached = { cached: true, load, rateBitsPerSecond: 500e6 };
 
-interface Outcome {
-  sent: SourceSummary;
-  received: DestinationSummary;
-  /** Warnings of both ends. */
-  warnings: { source: string[]; destination: string[] };
-}
-
-/** Moves the VM, and makes sure that it was moved byte for byte and is whole. */
-async function move(pair: Pair, options: MigrationOptions = {}): Promise<Outcome> {
-  await using sourceTap = await startTap({ qmpPath: pair.source.qmpPath, direction: "source" });
-  await using destinationTap = await startTap({ qmpPath: pair.destination.qmpPath, direction: "destination" });
-  const qmps = { sourceQmp: sourceTap.qmpPath, destinationQmp: destinationTap.qmpPath };
-  await using migration = await startMigration(pair, { ...options, ...qmps });
-  const [send, receive] = await Promise.all([migration.send.exited, migration.receive.exited]);
-  expect(send, send.stderr).toMatchObject({ code: 0 });
-  expect(receive, receive.stderr).toMatchObject({ code: 0 });
-  const [written, read] = await Promise.all([sourceTap.digest(), destinationTap.digest()]);
-  expect(read).toEqual(written); // SHA-256 and length, of the stream and of the return path
-  await cleanWalks(pair.destination, 2);
-  const sent = migration.send.events.at(-1) as SourceSummary;
-  const received = migration.receive.events.at(-1) as DestinationSummary;
-  expect(sent).toMatchObject({ status: "completed", rawBytes: written.bytes });
-  expect(sent.pages.diskPages).toBe(received.diskPages);
-  expect(sent.nackedPages).toBe(received.nackedPages);
+/** Moves the VM, whole, and says what came of its references. */
+async function move(pair: Pair, options: MigrationOptions = {}): Promise<Moved> {
+  const moved = await moveWhole(pair, options);
+  const { sent, received } = moved;
   const pages = sent.pages.diskPages + sent.pages.literalPages;
   console.log(
     `${expect.getState().currentTestName}: of ${pages} pages with content ${received.diskPages} by reference, ` +
       `${received.nackedPages} of them in vain; ${(sent.wireBytes / 2 ** 20).toFixed(0)} MiB on the wire, ` +
       `${(sent.totalMs / 1000).toFixed(1)} s, downtime ${sent.downtimeMs?.toFixed(0)} ms`,
   );
-  return { sent, received, warnings: { source: warnings(migration.send), destination: warnings(migration.receive) } };
-}
-
-function warnings({ events }: { events: MigrationEvent[] }): string[] {
-  return events.flatMap((event) => (event.event === "warning" ? [event.message] : []));
+  return moved;
 }
 
 async function startCached(options: PairOptions = {}): Promise<Pair> {

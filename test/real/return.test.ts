@@ -4,10 +4,9 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { type MigrationOptions, startMigration } from "../../lab/godwit.ts";
 import { type Pair, type PairOptions, startPair } from "../../lab/pair.ts";
-import { startTap } from "../../lab/tap.ts";
-import { cleanWalks } from "../../lab/walks.ts";
-import type { DestinationSummary, MigrationEvent, SourceSummary } from "../../src/migration/events.ts";
+import type { SourceSummary } from "../../src/migration/events.ts";
 import { openCheckpoints } from "../../src/migration/open-checkpoints.ts";
+import { type Moved, moveWhole } from "./support/move.ts";
 import { receiveWith } from "./support/programs.ts";
 
 const MIB = 2 ** 20;
@@ -40,39 +39,20 @@ async function movedFrom(pair: Pair): Promise<SourceSummary> {
   return migration.send.events.at(-1) as SourceSummary;
 }
 
-interface Outcome {
-  readonly sent: SourceSummary;
-  readonly received: DestinationSummary;
-  /** Warnings of both ends. */
-  readonly warnings: string[];
+interface Outcome extends Omit<Moved, "warnings"> {
+  /** Of both ends. */
+  readonly warnings: readonly string[];
 }
 
-/** Moves it back, and makes sure that it was moved byte for byte and is whole. */
+/** Moves it back, whole, and says what came of the references to the checkpoint. */
 async function moveBack({ pair }: Returning, options: MigrationOptions = {}): Promise<Outcome> {
-  await using sourceTap = await startTap({ qmpPath: pair.source.qmpPath, direction: "source" });
-  await using destinationTap = await startTap({ qmpPath: pair.destination.qmpPath, direction: "destination" });
-  const qmps = { sourceQmp: sourceTap.qmpPath, destinationQmp: destinationTap.qmpPath };
-  await using migration = await startMigration(pair, { ...options, ...qmps });
-  const [send, receive] = await Promise.all([migration.send.exited, migration.receive.exited]);
-  expect(send, send.stderr).toMatchObject({ code: 0 });
-  expect(receive, receive.stderr).toMatchObject({ code: 0 });
-  const [written, read] = await Promise.all([sourceTap.digest(), destinationTap.digest()]);
-  expect(read).toEqual(written); // SHA-256 and length, of the stream and of the return path
-  await cleanWalks(pair.destination, 2);
-  const sent = migration.send.events.at(-1) as SourceSummary;
-  const received = migration.receive.events.at(-1) as DestinationSummary;
-  expect(sent.pages.checkpointPages).toBe(received.checkpointPages);
-  expect(sent.nackedPages).toBe(received.nackedPages);
+  const { sent, received, warnings } = await moveWhole(pair, options);
   console.log(
     `${expect.getState().currentTestName}: ${received.checkpointPages} checkpoint pages, ${received.diskPages} disk pages, ` +
       `${received.nackedPages} in vain, ${sent.pages.literalPages} literal; ${(sent.wireBytes / MIB).toFixed(1)} MiB on the wire, ` +
       `${(sent.totalMs / 1000).toFixed(1)} s, downtime ${sent.downtimeMs?.toFixed(0)} ms`,
   );
-  return { sent, received, warnings: [...warnings(migration.send), ...warnings(migration.receive)] };
-}
-
-function warnings({ events }: { events: MigrationEvent[] }): string[] {
-  return events.flatMap((event) => (event.event === "warning" ? [event.message] : []));
+  return { sent, received, warnings: [...warnings.source, ...warnings.destination] };
 }
 
 test("what was there before is not sent again", async () => {
