@@ -109,6 +109,8 @@ export class IndexedDisk {
   #writer: IndexWriter | undefined;
   #isNotWritable = false;
   #isDoubted = false;
+  /** Parts of which only some blocks were read now. */
+  readonly #mixedParts: number[] = [];
   #saving: Promise<boolean> | undefined;
 
   constructor(record: DiskRecord, reader: DiskReader, known: Known, files: readonly FileIdentity[] | null) {
@@ -172,8 +174,9 @@ export class IndexedDisk {
    */
   read(hasher: BlockHasher, sink: HashSink, goesOn: () => boolean, signal: AbortSignal): Promise<boolean> {
     const { reader, known, counts } = this;
-    const onPart = async (part: number, hashes: Uint8Array, count: number) => {
+    const onPart = async (part: number, hashes: Uint8Array, count: number, isReadWhole: boolean) => {
       sink(part * PART_BLOCKS, hashes);
+      if (!isReadWhole) this.#mixedParts.push(part);
       await this.#keep((writer) => writer.put(part, hashes, count));
     };
     return readDisk(reader, known, this.#plan, { hasher, onPart, goesOn, signal, counts });
@@ -201,9 +204,10 @@ export class IndexedDisk {
       const bitmap = isVmHere ? (watch?.bitmap ?? null) : null;
       const files = this.#files?.map((file) => ({ ...file })) ?? null;
       const about = { ...subject, files, bitmap, savedMs: Date.now() };
-      isSaved = await this.#keep((writer) =>
-        writer.finish(about, stored, (part) => isDoubted || this.#plan.isStale(part)),
-      );
+      isSaved = await this.#keep((writer) => {
+        if (isDoubted) for (const part of this.#mixedParts) writer.doubt(part);
+        return writer.finish(about, stored, (part) => isDoubted || this.#plan.isStale(part));
+      });
     }
     await this.#writer?.[Symbol.asyncDispose]().catch(() => {});
     await stored?.[Symbol.asyncDispose]().catch(() => {});

@@ -79,8 +79,11 @@ export interface ReadCounts {
 
 export interface ReadOptions {
   readonly hasher: BlockHasher;
-  /** Is told of each part that was read, and how many of its hashes are not 0; they are valid until it has settled. */
-  readonly onPart: (part: number, hashes: Uint8Array, count: number) => Promise<void>;
+  /**
+   * Is told of each part that was read, how many of its hashes are not 0, and whether all of them were read now: the others are as
+   * they were known. They are valid until it has settled.
+   */
+  readonly onPart: (part: number, hashes: Uint8Array, count: number, isReadWhole: boolean) => Promise<void>;
   /** Asked before each part whether to go on. */
   readonly goesOn?: () => boolean;
   readonly signal: AbortSignal;
@@ -126,7 +129,7 @@ export async function readDisk(
     counts.readMs += performance.now() - startMs;
     const found = hashes.subarray(0, blocks * HASH_BYTES);
     counts.newBlocks += countNew(before, found);
-    await onPart(part, found, countHashes(found));
+    await onPart(part, found, countHashes(found), ranges === "all");
   }
   return true;
 }

@@ -142,6 +142,11 @@ export class IndexWriter implements AsyncDisposable {
     this.#isPut[part] = 1;
   }
 
+  /** What was put of a part may be wrong: it is to be read again. */
+  doubt(part: number): void {
+    this.#table.doubt(part);
+  }
+
   /**
    * Takes from `previous` what was not put, writes what the index is of, and puts it in the place of the one that was there.
    *

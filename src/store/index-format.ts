@@ -153,6 +153,13 @@ export class PartTable {
     this.bytes.writeUInt32LE(this.#checksum(part), at + 12);
   }
 
+  /** A part that is known is to be read again; what its hashes say is worth a try until then. */
+  doubt(part: number): void {
+    if (this.state(part) !== "known") return;
+    this.bytes[part * ENTRY_BYTES] = STATES.indexOf("stale");
+    this.bytes.writeUInt32LE(this.#checksum(part), part * ENTRY_BYTES + 12);
+  }
+
   #checksum(part: number): number {
     const at = part * ENTRY_BYTES;
     this.#number.writeUInt32LE(part);

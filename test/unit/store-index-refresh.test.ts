@@ -97,10 +97,12 @@ async function read(disk: FakeDisk, options: ReadingOptions = {}) {
   const plan = new ReadingPlan(disk.sizeBytes, known);
   const counts = { readBytes: 0, newBlocks: 0, readMs: 0 };
   const partsRead: number[] = [];
+  const mixedParts: number[] = [];
   disk.reads.length = 0;
   await using writer = await store.create(about, disk.sizeBytes);
-  const onPart = async (part: number, hashes: Uint8Array, count: number) => {
+  const onPart = async (part: number, hashes: Uint8Array, count: number, isReadWhole: boolean) => {
     partsRead.push(part);
+    if (!isReadWhole) mixedParts.push(part);
     await writer.put(part, hashes, count);
   };
   let error: unknown;
@@ -109,7 +111,7 @@ async function read(disk: FakeDisk, options: ReadingOptions = {}) {
     return false;
   });
   await writer.finish(about, stored, (part) => plan.isStale(part));
-  return { isWhole, counts, partsRead, error };
+  return { isWhole, counts, partsRead, mixedParts, error };
 }
 
 /** What the index says of each block that it knows to hold something, and the states of its parts. */
@@ -194,6 +196,12 @@ describe("reading a disk", () => {
     ]);
     expect(counts.newBlocks).toBe(1);
     await expectRight(disk);
+  });
+
+  test("a part of which only some blocks are read is told apart", async () => {
+    const disk = new FakeDisk(2 * PART_BYTES).write(5, 1, 2).write(PART_BLOCKS, 3);
+    expect((await read(disk)).mixedParts).toEqual([]);
+    expect((await read(disk, { changes: [extent(6, 1)] })).mixedParts).toEqual([0]);
   });
 
   test("where nothing says what has changed, all of it is", async () => {

@@ -100,6 +100,20 @@ describe("an index", () => {
     expect(stored!.header.about.bitmap).toBe("godwit-1");
   });
 
+  test("a part that is doubted after it was put is stale, with its hashes", async () => {
+    {
+      await using writer = await store.create(about, SIZE_BYTES);
+      await writer.put(0, full, PART_BLOCKS);
+      await writer.put(1, hashesOf(), 0);
+      writer.doubt(0);
+      writer.doubt(2);
+      await writer.finish(about, undefined, () => false);
+    }
+    await using stored = await store.find(about);
+    expect([0, 1, 2].map((part) => stored!.state(part))).toEqual(["stale", "known", "unknown"]);
+    expect(await stored!.readPart(0, new Uint8Array(PART_BLOCKS * 8))).toBe(true);
+  });
+
   test("that is not finished leaves nothing behind, and the one before as it was", async () => {
     await write();
     {
