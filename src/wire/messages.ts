@@ -36,6 +36,8 @@ export const MAX_JSON_BYTES = 64 << 10;
 /** JSON nested deeper could exhaust the stack of whoever walks it. */
 export const MAX_JSON_DEPTH = 32;
 export const MAX_RETURN_BYTES = 64 << 10;
+/** Bytes of a PROBE. */
+export const MAX_PROBE_BYTES = 64 << 10;
 /** Largest payload of an optional message that this version does not know. */
 export const MAX_OPTIONAL_BYTES = 64 << 10;
 /** Types from here on may be skipped by a program that does not know them. */
@@ -85,6 +87,7 @@ export const SHAPES = {
   COMMIT: json(0x22),
   RUNNING: json(0x23),
   ABORT: json(0x24),
+  PROBE: { code: 0x30, minBytes: 1, maxBytes: MAX_PROBE_BYTES },
 } as const satisfies Record<string, Shape>;
 
 export type MessageType = keyof typeof SHAPES;
@@ -132,6 +135,8 @@ export const helloSchema = z.object({
   session: z.string().regex(/^[0-9a-f]{32}$/),
   /** Which connection of the session this is, from 1. */
   generation: z.int().positive(),
+  /** What the connection is for, if for no migration: a plan sends PROBEs, and nothing of a VM. */
+  purpose: z.literal("plan").optional(),
   /** Name and version of the peer's program, for people. */
   program: textSchema(128),
   /** Version of the tokens in DATA bodies. */
@@ -183,7 +188,9 @@ export type Message =
   | ({ readonly type: "LOADED" } & z.infer<typeof loadedSchema>)
   | ({ readonly type: "COMMIT" } & z.infer<typeof commitSchema>)
   | ({ readonly type: "RUNNING" } & z.infer<typeof runningSchema>)
-  | ({ readonly type: "ABORT" } & z.infer<typeof abortSchema>);
+  | ({ readonly type: "ABORT" } & z.infer<typeof abortSchema>)
+  /** So many bytes that mean nothing: written as zeros, and not looked at. */
+  | { readonly type: "PROBE"; readonly probeBytes: number };
 
 /** The fields in front of a DATA body. */
 export interface DataHeader {

@@ -136,6 +136,13 @@ const of = <T extends string>(type: T) => fc.constant(type);
 export const anyMessage: fc.Arbitrary<AnyMessage> = fc.oneof(
   fc.record({ type: of("HELLO"), ...hello, checkpointPages: fc.nat(), tagKey: fc.stringMatching(/^[0-9a-f]{64}$/) }),
   fc.record({
+    type: of("HELLO"),
+    ...hello,
+    purpose: fc.constant("plan" as const),
+    checkpointPages: fc.nat(),
+    tagKey: fc.stringMatching(/^[0-9a-f]{64}$/),
+  }),
+  fc.record({
     type: of("WELCOME"),
     ...hello,
     checkpoints: fc.array(anyCheckpoint, { maxLength: 3 }),
@@ -161,6 +168,7 @@ export const anyMessage: fc.Arbitrary<AnyMessage> = fc.oneof(
   fc.record({ type: of("COMMIT"), run: fc.boolean() }),
   fc.record({ type: of("LOADED"), loadMs: ms, rawBytes: offset }),
   fc.record({ type: of("RUNNING"), resumeMs: ms }),
+  fc.record({ type: of("PROBE"), probeBytes: fc.integer({ min: 1, max: 2000 }) }),
   fc
     .record({
       rawOffset: fc.nat(),
