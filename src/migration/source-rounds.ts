@@ -43,12 +43,12 @@ export interface ControlOptions {
 
 export interface RoundsParts {
   readonly qmp: QmpClient;
-  readonly vm: SourceVm;
+  readonly vm: Pick<SourceVm, "hasSwitchoverBandwidth" | "start" | "setLimit" | "setThrottle">;
   readonly peer: Sampled["peer"];
-  readonly sender: StreamSender;
+  readonly sender: Sampled["sender"] & Pick<StreamSender, "rawBytes">;
   /** Those that `sender` notes. */
   readonly sentPages: SentPages;
-  readonly offers: SourceOffers;
+  readonly offers: Pick<SourceOffers, "tell">;
   readonly facts: VmFacts;
   /** When the migration began, of performance.now: all times count from there. */
   readonly startMs: number;
