@@ -10,7 +10,6 @@ import { type MigrationProgress, migrationProgress } from "../qemu/migrate.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
 import { HistoryStore } from "../store/history.ts";
 import { PAGE_BYTES } from "../stream/format.ts";
-import type { SentPages } from "../stream/sent-pages.ts";
 import { momentOf } from "./downtime.ts";
 import { earlierMigrations } from "./earlier.ts";
 import type { EventListener, SourceSummary } from "./events.ts";
@@ -47,7 +46,7 @@ export interface RoundsParts {
   readonly peer: Sampled["peer"];
   readonly sender: Sampled["sender"] & Pick<StreamSender, "rawBytes">;
   /** Those that `sender` notes. */
-  readonly sentPages: SentPages;
+  readonly sentPages: Sampled["sentPages"];
   readonly offers: Pick<SourceOffers, "tell">;
   readonly facts: VmFacts;
   /** When the migration began, of performance.now: all times count from there. */

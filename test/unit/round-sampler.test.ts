@@ -72,7 +72,6 @@ test("an event that got lost is made up for by the next answer, and one that com
   );
   expect(round).toMatchObject({ atMs: 700, round: 0, durationMs: 700, dirtiedPages: 50 });
   expect(sampler.onSync(2, 710)).toBe(false);
-  expect(sampler.round).toBe(1);
 });
 
 test("an answer from before the sync says nothing of what the sync found", () => {
