@@ -14,7 +14,6 @@ import {
   jsonOption,
   maxBandwidthOption,
   placeOf,
-  pskFileOption,
   qmpOption,
   type StoreOptions,
   stateDirOption,
@@ -22,6 +21,7 @@ import {
   threadsOption,
 } from "./options.ts";
 import { runToExit } from "./run.ts";
+import { addSecurityOptions } from "./security-options.ts";
 
 interface SendOptions extends CommonOptions, StoreOptions {
   to: Address;
@@ -41,15 +41,15 @@ kB, MB, GB of 1000; kbit, Mbit, Gbit are bits.
 Examples:
   godwit send --qmp /run/vm/qmp.sock --to host-b --psk-file vm.key
   godwit send --qmp /run/vm/qmp.sock --to 10.0.0.2:7750 --psk-file vm.key --max-bandwidth 500Mbit --quit
-  godwit send --qmp /run/vm/qmp.sock --to host-b --psk-file vm.key --json | tail -n 1
+  godwit send --qmp /run/vm/qmp.sock --to host-b --tls-dir /etc/pki --json | tail -n 1
 ${EXIT_CODES_HELP}`;
 
 export function sendCommand(): Command {
-  return new Command("send")
+  const command = new Command("send")
     .description("move a VM from here to the `godwit receive` on another host")
     .addOption(qmpOption("source"))
-    .addOption(addressOption("--to <address[:port]>", "where godwit receive listens; the port is 7747 unless given"))
-    .addOption(pskFileOption())
+    .addOption(addressOption("--to <address[:port]>", "where godwit receive listens; the port is 7747 unless given"));
+  return addSecurityOptions(command, "source")
     .addOption(jsonOption())
     .addOption(maxBandwidthOption())
     .addOption(compressOption())
