@@ -20,6 +20,7 @@ const ADVICE: Readonly<Record<string, string | Readonly<Record<Side, string>>>> 
   WIRE_NOT_TLS: "check the port: something else than godwit receive listens there",
   WIRE_PORT_TAKEN: "choose another port with --listen ADDR:PORT, or end what listens there",
   WIRE_VERSION: "use the same version of godwit at both ends",
+  PEER_NO_PROBE: "update godwit at the destination, or give --bandwidth instead of --to",
   PEER_PAGE_FORMAT: "use the same version of godwit at both ends",
   WIRE_CLOSED: {
     source:

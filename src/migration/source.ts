@@ -176,6 +176,7 @@ class SourceMigration {
       pageFormat: PAGE_FORMAT,
       features: [],
       vm,
+      returnOffset: 0,
       ...this.#offers.hello,
     });
     const welcome = await this.#failure.or(

@@ -44,6 +44,7 @@ export const RULES: Readonly<Record<MessageType, readonly Rule[]>> = {
   COMMIT: [sender(["LOADED"], ["COMMIT", "ABORT"])],
   RUNNING: [receiver(["COMMIT"], ["RUNNING", "ABORT"])],
   ABORT: [sender(["WELCOME"], ["REFUSE", "ABORT", "COMMIT"]), receiver(["WELCOME"], ["ABORT", "RUNNING"])],
+  PROBE: [sender(["WELCOME"], ["DATA", "END", "SWITCHOVER", "REFUSE", "ABORT"])],
 };
 
 /** Follows the messages of one connection, in the order in which this end sees them. */

@@ -154,6 +154,8 @@ async function faultySender(pair: Pair, port: number, saysCommit: boolean): Prom
     ...greeting,
     checkpointPages: 0,
     tagKey: "0".repeat(64),
+    returnOffset: 0,
+    knownHashes: 0,
     vm: await readFacts(qmp),
   });
   await welcome.promise;

@@ -106,7 +106,14 @@ async function pipeline(options: PipelineOptions = {}): Promise<Pipeline> {
   const referable = { places: [], tagKey: TAG_KEY, nameOf: () => "" };
   const sender = new StreamSender(senderPeer, { ...options, referable, onError: failure.reject });
   stack.defer(() => sender.stop());
-  senderPeer.send({ ...greeting, type: "HELLO", checkpointPages: 0, tagKey: "0".repeat(64) });
+  senderPeer.send({
+    ...greeting,
+    type: "HELLO",
+    checkpointPages: 0,
+    tagKey: "0".repeat(64),
+    returnOffset: 0,
+    knownHashes: 0,
+  });
   await welcome.promise;
   const { peer: receiverPeer, receiver } = await accepted.promise;
   stack.defer(() => receiver.stop());
