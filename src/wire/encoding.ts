@@ -181,6 +181,8 @@ export function encodeMessage(message: Message): Uint8Array {
       return frame(message.type, u64(message.type, message.page), u32(message.checkpoint), message.hashes);
     case "SWITCHOVER":
       return frame(message.type);
+    case "PROBE":
+      return frame(message.type, new Uint8Array(message.probeBytes));
   }
 }
 
@@ -272,6 +274,8 @@ export function decodeMessage(type: Exclude<MessageType, BulkType>, payload: Uin
     }
     case "SWITCHOVER":
       return { type };
+    case "PROBE":
+      return { type, probeBytes: payload.length };
   }
 }
 

@@ -2,9 +2,9 @@
 import { z } from "zod";
 
 export const PROTOCOL_MAJOR = 1;
-export const PROTOCOL_MINOR = 2;
+export const PROTOCOL_MINOR = 3;
 /** A peer of an older minor version lacks messages or fields that this program needs. */
-export const OLDEST_MINOR = 2;
+export const OLDEST_MINOR = 3;
 /** What HELLO and WELCOME begin with: "GDWT", then the version. */
 export const MAGIC = 0x54_57_44_47;
 export const GREETING_BYTES = 8;
@@ -36,6 +36,8 @@ export const MAX_JSON_BYTES = 64 << 10;
 /** JSON nested deeper could exhaust the stack of whoever walks it. */
 export const MAX_JSON_DEPTH = 32;
 export const MAX_RETURN_BYTES = 64 << 10;
+/** Bytes of a PROBE. */
+export const MAX_PROBE_BYTES = 64 << 10;
 /** Largest payload of an optional message that this version does not know. */
 export const MAX_OPTIONAL_BYTES = 64 << 10;
 /** Types from here on may be skipped by a program that does not know them. */
@@ -85,6 +87,7 @@ export const SHAPES = {
   COMMIT: json(0x22),
   RUNNING: json(0x23),
   ABORT: json(0x24),
+  PROBE: { code: 0x30, minBytes: 1, maxBytes: MAX_PROBE_BYTES },
 } as const satisfies Record<string, Shape>;
 
 export type MessageType = keyof typeof SHAPES;
@@ -98,12 +101,15 @@ export function messageTypeOf(code: number): MessageType | undefined {
   return TYPES.get(code);
 }
 
-/** A peer's text that may reach a terminal: bounded, its control characters turned into spaces. */
+/** What could move a cursor, end a line or reorder one. */
+const NOT_FOR_TERMINALS = /[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu;
+
+/** A peer's text that may reach a terminal: bounded, what is not for terminals turned into spaces. */
 export function textSchema(maxLength: number) {
   return z
     .string()
     .max(maxLength)
-    .transform((text) => text.replace(/\p{Cc}/gu, " "));
+    .transform((text) => text.replace(NOT_FOR_TERMINALS, " "));
 }
 
 const bytesSchema = z.int().nonnegative();
@@ -130,8 +136,10 @@ export type OfferedCheckpoint = z.infer<typeof checkpointSchema>;
 export const helloSchema = z.object({
   /** The migration, whatever number of connections it takes. */
   session: z.string().regex(/^[0-9a-f]{32}$/),
-  /** Which connection of the session this is, from 1. */
+  /** Which connection of the session this is: 1, then always a greater one. */
   generation: z.int().positive(),
+  /** What the connection is for, if not to move a VM: a plan sends PROBEs, and who wants to settle has no stream any more. */
+  purpose: z.enum(["plan", "settle"]).optional(),
   /** Name and version of the peer's program, for people. */
   program: textSchema(128),
   /** Version of the tokens in DATA bodies. */
@@ -147,15 +155,21 @@ export const helloSchema = z.object({
   cachePages: z.int().nonnegative(),
   /** The key of the tags of references, in hexadecimal. Secret: not for logs, not for events. */
   tagKey: z.string().regex(/^[0-9a-f]{64}$/),
+  /** How much of the return path the source QEMU has been fed. */
+  returnOffset: bytesSchema,
+  /** How many pages' hashes the sender has been told, of all checkpoints together. */
+  knownHashes: z.int().nonnegative(),
 });
 export const welcomeSchema = helloSchema
-  .omit({ tagKey: true, checkpointPages: true })
+  .omit({ tagKey: true, checkpointPages: true, returnOffset: true, knownHashes: true })
   /** Its disks: those of the sender's that the receiver can read too. Its cachePages: the slots that both have. */
   .extend({
     /** Tokens name checkpoints, as disks, by their place in the list. */
     checkpoints: z.array(checkpointSchema).max(MAX_CHECKPOINTS),
     rawOffset: bytesSchema,
     windowBytes: z.int().positive(),
+    /** How far the receiver is, for people and for who wants to settle; absent: streaming. */
+    state: z.enum(["streaming", "loaded", "committed", "running", "aborted"]).optional(),
   });
 export const abortSchema = z.object({ code: codeSchema, message: textSchema(MAX_TEXT_LENGTH) });
 export const refuseSchema = abortSchema.extend({ details: z.record(z.string(), z.unknown()).optional() });
@@ -183,7 +197,9 @@ export type Message =
   | ({ readonly type: "LOADED" } & z.infer<typeof loadedSchema>)
   | ({ readonly type: "COMMIT" } & z.infer<typeof commitSchema>)
   | ({ readonly type: "RUNNING" } & z.infer<typeof runningSchema>)
-  | ({ readonly type: "ABORT" } & z.infer<typeof abortSchema>);
+  | ({ readonly type: "ABORT" } & z.infer<typeof abortSchema>)
+  /** So many bytes that mean nothing: written as zeros, and not looked at. */
+  | { readonly type: "PROBE"; readonly probeBytes: number };
 
 /** The fields in front of a DATA body. */
 export interface DataHeader {

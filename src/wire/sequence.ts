@@ -23,10 +23,10 @@ const receiver = (after: MessageType[], notAfter: MessageType[] = []): Rule => (
 
 /** The table. A message with two rules may come from both ends. */
 export const RULES: Readonly<Record<MessageType, readonly Rule[]>> = {
-  HELLO: [sender([], ["HELLO"])],
+  HELLO: [sender([], ["HELLO", "REFUSE"])],
   WELCOME: [receiver(["HELLO"], ["WELCOME", "REFUSE"])],
   REFUSE: [
-    sender(["WELCOME"], ["DATA", "END", "SWITCHOVER", "REFUSE", "ABORT"]),
+    sender([], ["DATA", "END", "SWITCHOVER", "REFUSE", "ABORT"]), // in place of HELLO when it does not take our certificate
     receiver([], ["WELCOME", "REFUSE"]), // also in answer to a HELLO that can't be read
   ],
   DATA: [sender(["WELCOME"], ["END", "REFUSE", "COMMIT"])],
@@ -44,6 +44,7 @@ export const RULES: Readonly<Record<MessageType, readonly Rule[]>> = {
   COMMIT: [sender(["LOADED"], ["COMMIT", "ABORT"])],
   RUNNING: [receiver(["COMMIT"], ["RUNNING", "ABORT"])],
   ABORT: [sender(["WELCOME"], ["REFUSE", "ABORT", "COMMIT"]), receiver(["WELCOME"], ["ABORT", "RUNNING"])],
+  PROBE: [sender(["WELCOME"], ["DATA", "END", "SWITCHOVER", "REFUSE", "ABORT"])],
 };
 
 /** Follows the messages of one connection, in the order in which this end sees them. */
