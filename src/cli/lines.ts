@@ -30,12 +30,18 @@ export function logLine(event: MigrationEvent, role: Role): string | undefined {
         ? `connected to ${event.peer}, ${vmText(event.vm)}, round trip ${formatDuration(event.roundTripMs)}${checkpoint}`
         : `connected by ${event.peer}, ${vmText(event.vm)}${checkpoint}`;
     }
+    case "disconnected":
+      return `the connection is lost: ${event.reason}`;
+    case "reconnecting":
+      return event.attempt === 1 ? "connecting again" : undefined;
+    case "reconnected":
+      return `connected again with ${event.peer} after ${formatDuration(event.awayMs)}, connection ${event.generation}`;
     case "started":
       return `started, ${formatBytes(event.memoryBytes)} of guest memory`;
     case "round":
       return roundLine(event);
-    case "limit":
-      return `QEMU's downtime-limit is now ${event.downtimeLimitMs} ms: ${event.reason}`;
+    case "decision":
+      return event.isRefined ? undefined : oneLine(event.reason);
     case "codec":
       return `compression is now ${nameOf(event)}: ${event.reason}`;
     case "switchover":
