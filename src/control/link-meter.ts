@@ -61,16 +61,19 @@ export class LinkMeter {
     return this.#slowMs;
   }
 
-  /** How long `pages` of the working set take while the guest is stopped, should the link go on as it did. */
+  /**
+   * How long `pages` of the working set take while the guest is stopped, should the link go on as it did. A guest that runs holds up
+   * QEMU, where both want the CPU; stopped it may not: between the pace that was possible and the one that was reached.
+   */
   sendMs(pages: number): Estimate {
     const { levelBytesPerSecond } = this.#history;
     const bytes = pages * this.#wireBytesPerPage;
-    const byLink = this.#history.sendMs(bytes, this.#goodputBytesPerSecond);
-    // What the link's changes add is measured; the pace itself is that of the rounds, which knows more than the link.
-    const steadyMs =
-      pages / this.meanPagesPerMs - (levelBytesPerSecond > 0 ? (bytes * 1000) / levelBytesPerSecond : byLink.expected);
-    const of = (ms: number) => Math.max(0, steadyMs + ms);
-    return { expected: of(byLink.expected), low: of(byLink.low), high: of(byLink.high) };
+    const { expected, low, high } = this.#history.sendMs(bytes, this.#goodputBytesPerSecond);
+    // The pace is that of the rounds, which knows more than the link; what the link's changes add is measured.
+    const steadyMs = levelBytesPerSecond > 0 ? (bytes * 1000) / levelBytesPerSecond : expected;
+    const [best, mean] = [this.pagesPerMs, this.meanPagesPerMs];
+    const at = (pagesPerMs: number, ms: number) => Math.max(0, pages / pagesPerMs + ms - steadyMs);
+    return { expected: at(Math.sqrt(best * mean), expected), low: at(best, low), high: at(mean, high) };
   }
 
   /**

@@ -48,6 +48,10 @@ const OTHER_LINK = 1.3;
 const VALLEY_MS = 4 * ITERATION_MS;
 const VALLEY_SHARE = 0.7;
 
+/** So many whole rounds in a row that left more than the one before, each by no more than this, are of a load that grows. */
+const GROWING_ROUNDS = 4;
+const GROWING_SHARE = 1.3;
+
 /** What is accepted now, and why. */
 export interface Acceptance {
   pages: number;
@@ -79,6 +83,8 @@ export class Settling {
   #isQuiet = false;
   #isSteady = false;
   #isNarrowingUseless = false;
+  #growingRounds = 0;
+  #isGrowing = false;
 
   constructor(model: WorkingSetModel, link: LinkMeter, round: RoundSample, pages: number) {
     this.#model = model;
@@ -115,6 +121,13 @@ export class Settling {
   /** A further round has ended, with `pages` left; `isWhole`: the model knows it. */
   onRound(round: RoundSample, pages: number, isWhole: boolean): void {
     this.#isNarrowingUseless ||= this.#isSteady && !isWhole && pages > USELESS_SHARE * this.#residuals.least;
+    const growth = pages / this.#residuals.last;
+    if (isWhole) this.#growingRounds = growth > 1 + WORTH && growth < GROWING_SHARE ? this.#growingRounds + 1 : 0;
+    if (this.#growingRounds === GROWING_ROUNDS && !this.#wasUnsteady) {
+      // What was left before does not come again, nor will there be a better moment.
+      this.#isGrowing = true;
+      this.#residuals.clear();
+    }
     this.#residuals.add(round.atMs, pages);
     this.#isQuiet = round.dirtiedPages < QUIET_SHARE * this.#link.pagesPerMs * round.durationMs;
     if (isWhole) this.#plan(1 - round.throttlePercent / 100);
@@ -128,7 +141,7 @@ export class Settling {
     const waitedMs = this.#waitedMs(atMs);
     const low = Math.max(floorPages, LOOK_ACCEPTS * this.#residuals.mean);
     const lowest = { pages: low, waitMs: 0 };
-    if (waitedMs < this.#lookMs) {
+    if (waitedMs < this.#lookMs && !(this.#isGrowing && !this.#wasUnsteady)) {
       this.#lookedMs = undefined;
       return { pages: low, why: "looking", untilMs: atMs + this.#lookMs - waitedMs, level: lowest };
     }
