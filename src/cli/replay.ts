@@ -5,6 +5,7 @@ import { createInterface } from "node:readline";
 import { Command, Option } from "commander";
 import { POLICIES } from "../control/policies/all.ts";
 import type { Policy } from "../control/policy.ts";
+import type { Promises } from "../control/promises.ts";
 import { type Case, compare, type Score } from "../control/simulation/compare.ts";
 import { scenarioOfTrace } from "../control/simulation/from-trace.ts";
 import { recordTrace } from "../control/simulation/record.ts";
@@ -13,6 +14,7 @@ import { type Trace, TraceReader } from "../control/trace.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import { oneLine } from "./format.ts";
 import { openOutputs } from "./output.ts";
+import { addPromiseOptions, type PromiseOptions, promisesOf } from "./promise-options.ts";
 import { plotOf } from "./replay-plot.ts";
 import { overviewLines, scoreLines } from "./replay-table.ts";
 
@@ -29,11 +31,12 @@ Exit codes:
 
 Examples:
   godwit replay vm.trace --policy all
+  godwit replay vm.trace --max-downtime 300 --on-stall throttle
   godwit replay --synthetic --policy all
   godwit replay --synthetic --policy adaptive --policy nova --load long-phases --plot phases.svg
   godwit replay --synthetic --json | jq 'select(.downtimeMs > 1000)'`;
 
-interface ReplayOptions {
+interface ReplayOptions extends PromiseOptions {
   synthetic?: true;
   policy?: string[];
   load?: string;
@@ -43,7 +46,7 @@ interface ReplayOptions {
 }
 
 export function replayCommand(): Command {
-  return new Command("replay")
+  const command = new Command("replay")
     .description("try policies of the switch-over on recorded or synthetic migrations")
     .argument("[trace...]", "traces of migrations")
     .option("--synthetic", "the standard set: loads, links and sizes of VM")
@@ -55,12 +58,11 @@ export function replayCommand(): Command {
     .addOption(new Option("--load <name>", "of the standard set only this load").choices(LOADS.map(({ name }) => name)))
     .option("--json", "write a JSON object a line: a workload and a policy each")
     .option("--plot <file>", "write a plot as SVG")
-    .option("--save <folder>", "write the traces of the simulated migrations into a folder")
-    .addHelpText("after", HELP)
-    .action(replay);
+    .option("--save <folder>", "write the traces of the simulated migrations into a folder");
+  return addPromiseOptions(command).addHelpText("after", HELP).action(replay);
 }
 
-/** @throws CLI_REPLAY_NOTHING, CLI_REPLAY_UNREADABLE, CLI_REPLAY_UNWRITABLE, and what TraceReader throws */
+/** @throws CONTROL_BAD_LIMIT, CLI_REPLAY_NOTHING, CLI_REPLAY_UNREADABLE, CLI_REPLAY_UNWRITABLE, and what TraceReader throws */
 async function replay(paths: readonly string[], options: ReplayOptions): Promise<void> {
   const { stdout, stderr } = openOutputs();
   const cases: Case[] = [];
@@ -76,13 +78,15 @@ async function replay(paths: readonly string[], options: ReplayOptions): Promise
   }
   if (cases.length === 0)
     throw new GodwitError("CLI_REPLAY_NOTHING", "there is nothing to replay: name a trace, or --synthetic");
-  const policies = Object.fromEntries((options.policy ?? ["adaptive"]).map((name) => [name, POLICIES[name]!]));
+  const names = options.policy ?? ["adaptive"];
+  const promises = promisesOf(options, names.includes("adaptive") ? "adaptive" : names[0]);
+  const policies = Object.fromEntries(names.map((name) => [name, () => POLICIES[name]!(promises)]));
   const scores: Score[] = [];
   for (const one of cases) {
     const added = compare(one, policies);
     scores.push(...added);
     if (options.json) for (const score of added) stdout.write(`${JSON.stringify(score)}\n`);
-    if (options.save !== undefined) await saveTraces(options.save, one, policies);
+    if (options.save !== undefined) await saveTraces(options.save, one, policies, promises);
   }
   if (!options.json) {
     const lines = options.synthetic && options.load === undefined ? overviewLines(scores) : scoreLines(scores);
@@ -120,10 +124,11 @@ async function saveTraces(
   folder: string,
   { name, scenarios }: Case,
   policies: Record<string, () => Policy>,
+  promises: Promises,
 ): Promise<void> {
   for (const [policy, create] of Object.entries(policies)) {
     const file = `${name} ${policy}`.replaceAll(/[^A-Za-z0-9.]+/g, "-");
-    await write(join(folder, `${file}.trace`), recordTrace(scenarios[0]!, create()), folder);
+    await write(join(folder, `${file}.trace`), recordTrace(scenarios[0]!, create(), promises), folder);
   }
 }
 

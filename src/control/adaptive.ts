@@ -120,7 +120,7 @@ export class AdaptivePolicy implements Policy {
   #endInTime(atMs: number, remainingBytes: number, wireBytes: number): Decision | undefined {
     const { goodputBytesPerSecond, wireBytesPerPage } = this.#link;
     const sinceMs = Math.max(0, atMs - (this.#round?.atMs ?? atMs)) * this.#speed;
-    const pages = Math.min(this.#facts.memoryBytes, remainingBytes) / PAGE_BYTES + this.#model.pages(sinceMs);
+    const pages = Math.min(this.#facts.memoryBytes, remainingBytes) / PAGE_BYTES + this.#model.interval(sinceMs).high;
     const predictedMs = this.#predict(pages);
     const due = dueBy(this.#promises, {
       atMs,

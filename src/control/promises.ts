@@ -1,5 +1,6 @@
 /** What a user asks of a migration, and when it is about to be broken. */
 import { GodwitError } from "../errors.ts";
+import { MAX_DOWNTIME_LIMIT_MS } from "./qemu.ts";
 
 /** What gives when a promise can't be kept: the downtime; the guest's speed; the migration. */
 export const ON_STALL = ["switch", "throttle", "abort"] as const;
@@ -17,23 +18,41 @@ export interface Promises {
 
 /** No migration took less; a smaller number is more likely one in another unit. */
 const MIN_DEADLINE_MS = 100;
+/** A migration that may take longer than a month has no deadline. */
+const MAX_DEADLINE_MS = 31 * 24 * 3_600_000;
 
 /**
+ * @param asked as a user wrote them: `onStall` is missing unless it was given
+ * @param policy which is to keep them
  * @throws GodwitError CONTROL_BAD_LIMIT where a limit makes no sense, or contradicts another
  */
-export function assertPromises({ maxDowntimeMs, deadlineMs, maxBytes }: Promises): void {
+export function assertPromises(asked: Partial<Promises>, policy = "adaptive"): void {
+  const { maxDowntimeMs, deadlineMs, maxBytes, onStall } = asked;
   const limits = { "--max-downtime": maxDowntimeMs, "--deadline": deadlineMs, "--max-bytes": maxBytes };
-  for (const [option, value] of Object.entries(limits)) {
-    if (value === undefined || (Number.isFinite(value) && value > 0)) continue;
-    throw new GodwitError("CONTROL_BAD_LIMIT", `${option} must be more than 0`, { option, value });
+  const given = Object.entries(limits).filter(([, value]) => value !== undefined);
+  const bad = (message: string) => new GodwitError("CONTROL_BAD_LIMIT", message, { ...asked, policy });
+  for (const [option, value] of given) {
+    if (!Number.isFinite(value) || value! <= 0) throw bad(`${option} must be more than 0`);
+  }
+  const [option = onStall && "--on-stall"] = given.map(([option]) => option);
+  if (policy !== "adaptive" && option !== undefined) {
+    throw bad(`the policy ${policy} knows no ${option}: only adaptive keeps promises`);
   }
   if (deadlineMs !== undefined && deadlineMs < MIN_DEADLINE_MS) {
-    const message = `no migration ends within ${deadlineMs} ms, as --deadline asks for`;
-    throw new GodwitError("CONTROL_BAD_LIMIT", message, { deadlineMs });
+    throw bad(`no migration ends within ${deadlineMs} ms, as --deadline asks for`);
+  }
+  if (deadlineMs !== undefined && deadlineMs > MAX_DEADLINE_MS) throw bad("--deadline is more than a month");
+  if (maxDowntimeMs !== undefined && maxDowntimeMs > MAX_DOWNTIME_LIMIT_MS) {
+    throw bad(`--max-downtime is more than ${MAX_DOWNTIME_LIMIT_MS / 1000} s, the most that QEMU can be set to`);
   }
   if (maxDowntimeMs !== undefined && deadlineMs !== undefined && maxDowntimeMs >= deadlineMs) {
-    const message = "--max-downtime is not less than --deadline, so it would never count";
-    throw new GodwitError("CONTROL_BAD_LIMIT", message, { maxDowntimeMs, deadlineMs });
+    throw bad("--max-downtime is not less than --deadline, so it would never count");
+  }
+  if (onStall === "throttle" && maxDowntimeMs === undefined) {
+    throw bad("--on-stall throttle slows the guest down for --max-downtime only, which is missing");
+  }
+  if (onStall === "abort" && given.length === 0) {
+    throw bad("--on-stall abort needs something to break: --max-downtime, --deadline or --max-bytes");
   }
 }
 

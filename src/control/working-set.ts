@@ -69,6 +69,11 @@ export class WorkingSetModel {
   /** Like {@link pages}, with the interval in which nine out of ten rounds of this length are expected. */
   interval(guestMs: number): Estimate {
     const expected = this.pages(guestMs);
+    // One round does not tell how soon in it they were dirtied: at the latest evenly, at worst all at once.
+    if (this.#points.length === 1 && guestMs < this.#shortestMs) {
+      const atOnce = this.#line.intercept * -Math.expm1((-MAX_BEND * guestMs) / this.#shortestMs);
+      return { expected, low: expected, high: this.#bounded(atOnce, guestMs) };
+    }
     const margin = this.#line.margin(guestMs) ?? expected * this.#unknown(guestMs);
     return {
       expected,

@@ -72,6 +72,16 @@ describe("godwit replay", () => {
     expect(replay(join("traces", saved[1]!)).code).toBe(0);
   });
 
+  test("with a promise: a deadline that leaves no time to look is kept", () => {
+    const [plain, bound] = [[], ["--deadline", "25"]].map((args) => {
+      const { stdout } = replay("vm.trace", "--json", ...args);
+      return JSON.parse(stdout) as Score;
+    });
+    expect(plain!.totalMs).toBeGreaterThan(25_000);
+    expect(bound!.totalMs).toBeLessThanOrEqual(25_000);
+    expect(bound!.downtimeMs).toBeGreaterThan(plain!.downtimeMs!);
+  });
+
   test("of the standard set: one load, and its plot", () => {
     const { code, stdout } = replay("--synthetic", "--load", "idle", "--policy", "nova", "--plot", "idle.svg");
     expect(code).toBe(0);
@@ -98,6 +108,11 @@ describe("godwit replay", () => {
     [["vm.trace", "--load", "idle"], /--load is one of the standard set: add --synthetic/],
     [["--synthetic", "--load", "busy"], /argument 'busy' is invalid. Allowed choices are idle, /],
     [["p.key"], /p\.key: it is no trace/],
+    [["vm.trace", "--policy", "nova", "--deadline", "90"], /the policy nova knows no --deadline: only adaptive keeps/],
+    [
+      ["vm.trace", "--max-downtime", "soon"],
+      /the time "soon" is none: write 500, 500ms, 1\.5s; a plain number is in ms/,
+    ],
     [["vm.trace", "--plot", "no/where.svg"], /no\/where\.svg can't be written: ENOENT/],
   ])("%j: one line, exit 2", (args, message) => {
     writeFileSync(join(folder, "p.key"), "godwit:00\n");

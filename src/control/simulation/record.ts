@@ -1,5 +1,6 @@
 import type { Estimate } from "../downtime.ts";
 import type { Policy } from "../policy.ts";
+import type { Promises } from "../promises.ts";
 import { TRACE_FORMAT, TRACE_VERSION, type TraceOutcome, type TraceRecord, traceLine } from "../trace.ts";
 import { simulate } from "./engine.ts";
 import type { Scenario } from "./scenario.ts";
@@ -11,7 +12,7 @@ const STATUS: Readonly<Record<string, TraceOutcome["status"]>> = {
 };
 
 /** The trace of a simulated migration, as a real one would have left it. */
-export function recordTrace(scenario: Scenario, policy: Policy): string {
+export function recordTrace(scenario: Scenario, policy: Policy, promises: Promises = { onStall: "switch" }): string {
   const lines: string[] = [];
   const write = (record: TraceRecord) => void lines.push(traceLine(record));
   write({
@@ -28,7 +29,7 @@ export function recordTrace(scenario: Scenario, policy: Policy): string {
     hasSwitchoverBandwidth: scenario.hasSwitchoverBandwidth,
     roundTripMs: scenario.roundTripMs,
     policy: policy.name,
-    promises: { onStall: "switch" },
+    promises,
   });
   let predictedMs: Estimate | null = null;
   const run = simulate(scenario, policy, {
