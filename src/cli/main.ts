@@ -8,6 +8,7 @@ import { indexCommand } from "./index-command.ts";
 import { inspectCommand } from "./inspect.ts";
 import { keyCommand } from "./key.ts";
 import { errorLine } from "./lines.ts";
+import { planCommand } from "./plan.ts";
 import { receiveCommand } from "./receive.ts";
 import { replayCommand } from "./replay.ts";
 import { sendCommand } from "./send.ts";
@@ -31,6 +32,7 @@ const program = new Command("godwit")
   .addCommand(keyCommand())
   .addCommand(indexCommand())
   .addCommand(inspectCommand())
+  .addCommand(planCommand())
   .addCommand(replayCommand());
 
 /** Usage errors are one line, like all others. */
