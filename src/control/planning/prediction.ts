@@ -45,6 +45,11 @@ const DRAWS = 80;
 const FEWER_DRAWS = 20;
 /** Drawn the same way each time: what was measured decides, and not luck. */
 const SEED = 20;
+/** QEMU's rule does not change its mind: what has not ended in the time of so many bulk rounds never will. */
+const STOCK_ROUNDS = 6;
+const STOCK_LEAST_MS = 120_000;
+/** QEMU's default max-bandwidth (MAX_THROTTLE, migration/options.h). */
+const STOCK_BYTES_PER_MS = (128 * 2 ** 20) / 1000;
 /** A percentile of less than so many would say nothing. */
 const LEAST_ENDED = 0.5;
 
@@ -60,17 +65,24 @@ export function predict(findings: Findings, promises: Promises): Prediction {
     asked,
     free,
     throttled: isShort ? outcomeOf(findings, throttle, adaptive(throttle), FEWER_DRAWS) : undefined,
-    stock: outcomeOf(findings, { onStall: "switch" }, POLICIES.qemu!, FEWER_DRAWS),
+    stock: outcomeOf(findings, { onStall: "switch" }, POLICIES.qemu!, FEWER_DRAWS, stockHorizonMs(findings)),
   };
 }
 
-function outcomeOf(findings: Findings, promises: Promises, policy: () => Policy, draws: number): Outcome {
+function outcomeOf(
+  findings: Findings,
+  promises: Promises,
+  policy: () => Policy,
+  draws: number,
+  horizonMs?: number,
+): Outcome {
   const random = randomOf(SEED);
   const draw = scenarioDrawer(findings, new DowntimeModel(findings.earlier), random);
   const runs: { run: SimulatedRun; startMs: number }[] = [];
   for (let i = 0; i < draws; i++) {
     const { scenario, startMs } = draw();
-    runs.push({ run: simulate(scenario, policy()), startMs });
+    const until = { ...scenario, horizonMs: horizonMs ?? scenario.horizonMs };
+    runs.push({ run: simulate(until, policy()), startMs });
   }
   const ended = runs.filter(({ run }) => run.ending === "switched");
   const kept = ended.filter((one) => isKept(one.run, one.startMs, promises));
@@ -89,6 +101,11 @@ function outcomeOf(findings: Findings, promises: Promises, policy: () => Policy,
       run.decisions.reduce((most, one) => (one.kind === "throttle" ? Math.max(most, one.percent) : most), 0),
     ),
   };
+}
+
+function stockHorizonMs({ memoryBytes, goodputBytesPerSecond }: Findings): number {
+  const bytesPerMs = Math.min(STOCK_BYTES_PER_MS, goodputBytesPerSecond.expected / 1000);
+  return Math.max(STOCK_LEAST_MS, (STOCK_ROUNDS * memoryBytes) / bytesPerMs);
 }
 
 function isKept(run: SimulatedRun, startMs: number, { maxDowntimeMs, deadlineMs, maxBytes }: Promises): boolean {

@@ -2,6 +2,7 @@
 
 import type { DowntimeModel, Estimate } from "../downtime.ts";
 import { PAGE_BYTES } from "../samples.ts";
+import { QEMU_BYTES_PER_SECOND } from "../simulation/engine.ts";
 import { RAW_BYTES_PER_PAGE } from "../simulation/guest-memory.ts";
 import type { Scenario, Stretch } from "../simulation/scenario.ts";
 import { constant } from "../simulation/steps.ts";
@@ -67,7 +68,7 @@ export function scenarioDrawer(findings: Findings, downtime: DowntimeModel, rand
     );
     const fixedMs = drawn(downtime.fixedMs(goodput, roundTripMs), random);
     const stretches = stretchesOf(shares, memoryPages, whole);
-    const bulkMs = (stretches.reduce((sum, one) => sum + one.pages * one.wireBytesPerPage, 0) * 1000) / goodput;
+    const bulkMs = stretches.reduce((sum, stretch) => sum + msOf(stretch, goodput), 0);
     const scenario: Scenario = {
       name: "plan",
       workload: {
@@ -126,6 +127,12 @@ function stretchesOf(shares: MemoryShares, memoryPages: number, restBytesPerPage
     },
   ];
   return stretches.filter(({ pages }) => pages > 0);
+}
+
+/** About how long a stretch takes: by the link, or by QEMU. */
+function msOf({ pages, wireBytesPerPage, rawBytesPerPage }: Stretch, goodputBytesPerSecond: number): number {
+  const seconds = Math.max(wireBytesPerPage / goodputBytesPerSecond, rawBytesPerPage / QEMU_BYTES_PER_SECOND);
+  return pages * seconds * 1000;
 }
 
 /**
