@@ -23,7 +23,14 @@ const greeting = {
 };
 
 export function greetAsSender(peer: Peer): void {
-  peer.send({ type: "HELLO", ...greeting, checkpointPages: 0, tagKey: "0".repeat(64) });
+  peer.send({
+    type: "HELLO",
+    ...greeting,
+    checkpointPages: 0,
+    tagKey: "0".repeat(64),
+    returnOffset: 0,
+    knownHashes: 0,
+  });
 }
 
 export function greetAsReceiver(peer: Peer, _hello: Extract<Message, { type: "HELLO" }>): void {

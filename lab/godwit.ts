@@ -3,8 +3,10 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { EventListener, MigrationEvent } from "../src/migration/events.ts";
+import { formatAddress, parseAddress } from "../src/wire/address.ts";
 import { formatPskFile, generatePsk } from "../src/wire/psk.ts";
 import { blackoutMs } from "./blackout.ts";
+import type { FaultyLink } from "./faulty-link.ts";
 import type { Host } from "./hosts.ts";
 import { temporaryFolder } from "./leftovers.ts";
 import type { Pair } from "./pair.ts";
@@ -129,6 +131,8 @@ export interface MigrationOptions {
   readonly receiveProgram?: readonly string[] | undefined;
   /** Is told of each event of `send` as it comes. */
   readonly onEvent?: EventListener;
+  /** A link of the source's host that `send` goes through. */
+  readonly through?: FaultyLink;
 }
 
 /** `godwit receive` and `godwit send`, started for a pair. */
@@ -151,7 +155,9 @@ export async function startMigration(pair: Pair, options: MigrationOptions = {})
   const receive = stack.use(startGodwit(pair.hosts.destination, receiveArgs, undefined, options.receiveProgram));
   await receive.event("listening");
   const sendQmp = ["--qmp", options.sourceQmp ?? pair.source.qmpPath];
-  const sendArgs = ["send", ...sendQmp, "--to", address, ...common, ...(options.sendArgs ?? [])];
+  await options.through?.leadTo(parseAddress(address));
+  const to = options.through === undefined ? address : formatAddress(options.through.address);
+  const sendArgs = ["send", ...sendQmp, "--to", to, ...common, ...(options.sendArgs ?? [])];
   const tools = stack.use(await toolFolder());
   const program = ["env", `PATH=${tools.path}:${process.env.PATH}`, PROGRAM];
   const send = stack.use(startGodwit(pair.hosts.source, sendArgs, options.onEvent, program));

@@ -14,7 +14,7 @@ export interface Guest {
 }
 
 const suite = "bookworm";
-/** A small Debian as one meets it, and the programs of later workloads. */
+/** A small Debian as one meets it, and the programs of workloads.ts. */
 const packages = [
   ...["linux-image-cloud-amd64", "busybox-static", "stress-ng", "redis-server"],
   ...["apt", "base-files", "base-passwd", "bash", "coreutils", "dash", "debianutils", "diffutils", "dpkg", "findutils"],

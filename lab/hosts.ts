@@ -24,6 +24,13 @@ export interface Hosts extends AsyncDisposable {
    * @throws Error when a rate is wanted and the hosts are not isolated
    */
   setRate(bitsPerSecond: number | undefined): Promise<void>;
+  /**
+   * Takes the destination's end of the link down, or up again. While it is down, what either host sends is lost without a
+   * word: a black hole.
+   *
+   * @throws Error when the hosts are not isolated
+   */
+  setLink(state: "up" | "down"): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -80,13 +87,16 @@ async function isolatedHosts(): Promise<Hosts> {
   const setRate = async (bitsPerSecond: number | undefined) => {
     for (const name of names) await run(shape(name, bitsPerSecond));
   };
+  const setLink = async (state: "up" | "down") => {
+    await run(["ip", "-n", names[1], "link", "set", INTERFACE, state]);
+  };
   const [source, destination] = names.map((name, i) => ({
     name,
     address: ADDRESSES[i]!,
     stateDir: states[i]!.path,
     command: (argv: readonly string[]) => ["ip", "netns", "exec", name, ...argv],
   })) as [Host, Host];
-  return { source, destination, isolated: true, setRate, close, [Symbol.asyncDispose]: close };
+  return { source, destination, isolated: true, setRate, setLink, close, [Symbol.asyncDispose]: close };
 }
 
 function shape(namespace: string, bitsPerSecond: number | undefined): string[] {
@@ -106,10 +116,13 @@ function loopbackHosts(cause: unknown): Hosts {
   const setRate = async (bitsPerSecond: number | undefined) => {
     if (bitsPerSecond !== undefined) throw new Error("without hosts of its own, a link has no rate", { cause });
   };
+  const setLink = async () => {
+    throw new Error("without hosts of its own, a link can't be taken down", { cause });
+  };
   const states = [temporaryFolder(), temporaryFolder()] as const;
   const close = async () => {
     for (const state of states) state[Symbol.dispose]();
   };
   const [source, destination] = states.map(({ path }) => ({ ...localHost, stateDir: path })) as [Host, Host];
-  return { source, destination, isolated: false, setRate, close, [Symbol.asyncDispose]: close };
+  return { source, destination, isolated: false, setRate, setLink, close, [Symbol.asyncDispose]: close };
 }

@@ -9,12 +9,14 @@ import { type Host, localHost } from "./hosts.ts";
 import { temporaryFolder } from "./leftovers.ts";
 import { type QemuVersion, qemuCommand } from "./qemus.ts";
 
-/** A load in the guest (guest/load.c): pages of `mib` MiB are written in order, round and round. */
+/** A load in the guest (guest/load.c): pages of `mib` MiB are written, and all of them checked, again and again. */
 export interface Load {
   readonly mib: number;
   readonly pagesPerSecond: number;
   /** One word of a page of random contents is changed, the whole page gets new ones, or one word of a page of zeros is changed. */
   readonly pattern: "word" | "random" | "sparse";
+  /** Default: one page after the other, round and round; else any page is the next. */
+  readonly order?: "walk" | "random";
   /** Writing goes on and off; without it, it is always on. */
   readonly phases?: { readonly onMs: number; readonly offMs: number };
 }
@@ -43,6 +45,8 @@ export interface VmOptions {
   readonly load?: Load;
   /** Reads the root file system into the page cache before the guest is ready. */
   readonly cached?: boolean;
+  /** Does not wait until the guest is ready: only until it has begun to boot. Default: false. */
+  readonly booting?: boolean;
   /** A migration's destination: `-incoming defer`. */
   readonly incoming?: boolean;
   /** `-S`: do not run by itself. Default: true for a destination, else false. */
@@ -77,6 +81,9 @@ export interface Vm extends AsyncDisposable {
 }
 
 const READY_TIMEOUT_MS = 120_000;
+/** What the guest says once its kernel runs (guest/initramfs-init), and once all that it was started with is at work (guest/init). */
+const BEGUN = /^initramfs: started$/;
+const READY = /^guest: ready$/;
 const MONITOR_TIMEOUT_MS = 30_000;
 const MAX_SOCKET_PATH_BYTES = 107; // unix(7), sun_path
 
@@ -121,7 +128,7 @@ export async function startVm(options: VmOptions = {}): Promise<Vm> {
     for (const port of [console, ticks]) port.end(new Error(exitText(name, exit)));
   });
   const qmp = stack.use(await connectMonitor(paths.lab, name, exited));
-  if (!(options.incoming || options.paused)) await console.waitFor(/^guest: ready$/, READY_TIMEOUT_MS);
+  if (!(options.incoming || options.paused)) await console.waitFor(options.booting ? BEGUN : READY, READY_TIMEOUT_MS);
   const quit = async () => {
     await qmp.execute("quit").catch(() => {}); // it may be gone already
     return exited;
@@ -206,8 +213,8 @@ function kernelCommandLine({ load, cached }: VmOptions): string {
   return words.join(" ");
 }
 
-function loadText({ mib, pagesPerSecond, pattern, phases }: Load): string {
-  const text = `mib=${mib},rate=${pagesPerSecond},pattern=${pattern}`;
+function loadText({ mib, pagesPerSecond, pattern, order = "walk", phases }: Load): string {
+  const text = `mib=${mib},rate=${pagesPerSecond},pattern=${pattern},order=${order}`;
   return phases ? `${text},on=${phases.onMs},off=${phases.offMs}` : text;
 }
 

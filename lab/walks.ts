@@ -15,6 +15,11 @@ export async function cleanWalks(vm: Vm, walks: number): Promise<void> {
   // The end of the walk under way is heard, but not counted.
   for (let walk = 0; walk <= walks; walk++)
     await console.waitFor(new RegExp(`^load: walk \\d+|${BROKEN.source}`), WALK_TIMEOUT_MS, console.lines.length);
+  assertUnbroken(vm);
+}
+
+/** @throws Error with the console's words when the guest of a VM has said that its memory is broken */
+export function assertUnbroken({ console, name }: Vm): void {
   const broken = console.lines.find(({ text }) => BROKEN.test(text));
-  if (broken) throw new Error(`the guest of ${vm.name} is broken: ${broken.text}`);
+  if (broken) throw new Error(`the guest of ${name} is broken: ${broken.text}`);
 }

@@ -1,7 +1,7 @@
 /*
  * The load in the guest: dirties pages at a given rate and checks all of them, again and again.
  *
- *   load mib=N,rate=PAGES_PER_SECOND,pattern=word|random|sparse[,on=MS,off=MS]
+ *   load mib=N,rate=PAGES_PER_SECOND,pattern=word|random|sparse[,order=walk|random][,on=MS,off=MS]
  *
  * Page i holds its number, a version with a checksum, and contents that number and version determine:
  *
@@ -10,8 +10,9 @@
  *   word 2..511 xorshift64 of (number, seed); the seed is the version (random) or always 0 (word); or all zero (sparse)
  *
  * so "word" and "sparse" change one word a page and "random" the whole page. Pages are written in order, round and round: those
- * before the cursor have the current version, those behind it the one before. A page that a migration lost, tore or put
- * elsewhere is thus found by the next walk, even if it is whole in itself.
+ * before the cursor have the current version, those behind it the one before. With order=random any page is the next, and a
+ * table keeps their versions. A page that a migration lost, tore or put elsewhere is thus found by the next walk, even if it is
+ * whole in itself.
  *
  * Prints to standard output (the console):
  *   load: walk K clean pages=P versions=V rate=R      V: page writes so far; R: pages/s written since the last such line
@@ -39,16 +40,19 @@ enum {
 };
 
 enum pattern { WORD, RANDOM, SPARSE };
+enum order { WALK, ANY };
 
 struct options {
 	uint64_t mib, rate, on_ms, off_ms;
 	enum pattern pattern;
+	enum order order;
 };
 
 static uint64_t *pages;
 static uint64_t page_count;
 static struct options options;
 static uint64_t cursor, version = 1; /* pages before the cursor have `version`, the others `version - 1` */
+static uint32_t *versions;           /* of each page; null for order=walk */
 
 static uint64_t now_ns(void)
 {
@@ -109,7 +113,7 @@ static int check_word(uint64_t number, int word, uint64_t expected, int report)
 
 static int check_page(uint64_t number, int report)
 {
-	uint64_t v = number < cursor ? version : version - 1;
+	uint64_t v = versions ? versions[number] : number < cursor ? version : version - 1;
 	if (!check_word(number, 0, number, report) || !check_word(number, 1, stamp(number, v), report))
 		return 0;
 	uint64_t x = first_random(number, v);
@@ -123,6 +127,13 @@ static int check_page(uint64_t number, int report)
 
 static void write_next_page(void)
 {
+	static uint64_t chance = 1;
+	if (versions) {
+		chance = next_random(chance);
+		uint64_t number = mix(chance) % page_count;
+		write_page(number, ++versions[number], options.pattern == RANDOM);
+		return;
+	}
 	write_page(cursor, version, options.pattern == RANDOM);
 	if (++cursor == page_count) {
 		cursor = 0;
@@ -185,7 +196,8 @@ static void work(void)
 
 static void usage(const char *text)
 {
-	fprintf(stderr, "load: cannot read %s; wanted mib=N,rate=N,pattern=word|random|sparse[,on=MS,off=MS]\n", text);
+	fprintf(stderr, "load: cannot read %s; wanted mib=N,rate=N,pattern=word|random|sparse[,order=walk|random][,on=MS,off=MS]\n",
+		text);
 	exit(2);
 }
 
@@ -199,7 +211,9 @@ static void parse(char *text)
 			options.pattern = RANDOM;
 		else if (!strcmp(item, "pattern=sparse"))
 			options.pattern = SPARSE;
-		else if (strcmp(item, "pattern=word"))
+		else if (!strcmp(item, "order=random"))
+			options.order = ANY;
+		else if (strcmp(item, "pattern=word") && strcmp(item, "order=walk"))
 			usage(item);
 	}
 	if (!options.mib)
@@ -224,8 +238,10 @@ int main(int argc, char **argv)
 	}
 	page_count = options.mib << 20 >> 12;
 	pages = mmap(NULL, options.mib << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (pages == MAP_FAILED) {
-		perror("load: mmap");
+	if (options.order == ANY)
+		versions = calloc(page_count, sizeof *versions);
+	if (pages == MAP_FAILED || (options.order == ANY && !versions)) {
+		perror("load: memory");
 		return 1;
 	}
 	for (uint64_t number = 0; number < page_count; number++)

@@ -88,11 +88,18 @@ export class AgreedCheckpoints {
     return this.checkpoints.map(({ offer }) => offer);
   }
 
-  /** Begins to tell the peer what they hold, as fast as the link lets it without holding up what else is to be said. */
-  tell(peer: Listener): void {
-    this.#telling = this.#tellAll(peer).catch((error) => {
-      if (!this.#stop.signal.aborted) this.#warn(`not all of a checkpoint is used: ${messageOf(error)}`);
-    });
+  /**
+   * Begins to tell the peer what they hold, as fast as the link lets it without holding up what else is to be said. What was being
+   * told before ends by itself, as its connection is gone.
+   *
+   * @param knownHashes how many pages' hashes the peer knows already
+   */
+  tell(peer: Listener, knownHashes = 0): void {
+    this.#telling = this.#telling
+      .then(() => this.#tellAll(peer, knownHashes))
+      .catch((error) => {
+        if (!this.#stop.signal.aborted) this.#warn(`not all of a checkpoint is used: ${messageOf(error)}`);
+      });
   }
 
   /** The peer needs no more. */
@@ -100,15 +107,20 @@ export class AgreedCheckpoints {
     this.#stop.abort();
   }
 
-  async #tellAll(peer: Listener): Promise<void> {
+  async #tellAll(peer: Listener, knownHashes: number): Promise<void> {
     for (const [checkpoint, { reader, blocks, offer }] of this.checkpoints.entries()) {
+      const known = Math.min(knownHashes, blocks);
+      knownHashes -= known;
+      if (known === blocks) continue;
       const arrivals: Promise<boolean>[] = [];
-      let page = 0;
+      let first = 0; // of the chunk
       for await (const hashes of reader.hashes()) {
-        if (this.#stop.signal.aborted || page === blocks) break;
-        const told = hashes.subarray(0, (blocks - page) * HASH_BYTES);
+        if (this.#stop.signal.aborted || first >= blocks) break;
+        const page = Math.max(first, known);
+        const told = hashes.subarray((page - first) * HASH_BYTES, (blocks - first) * HASH_BYTES);
+        first += hashes.length / HASH_BYTES;
+        if (told.length === 0) continue;
         peer.send({ type: "HASHES", checkpoint, page, hashes: shortHashes(told, offer.hashBytes) });
-        page += told.length / HASH_BYTES;
         arrivals.push(peer.ping());
         while (!peer.backlog.hasRoom) if (!(await (arrivals.shift() ?? peer.ping()))) return;
       }

@@ -79,6 +79,11 @@ export class SourceCheckpoints {
     if (this.#current === this.#checkpoints.length) this.#complete.resolve();
   }
 
+  /** How many pages' hashes have come, of all checkpoints together. */
+  get knownHashes(): number {
+    return this.#checkpoints.reduce((sum, { index }) => sum + index.pages, 0);
+  }
+
   /** Waits a while: until all hashes have come, or HASHES_WAIT_MS at most. They go on coming beside the migration. */
   async received(): Promise<void> {
     const timer = new AbortController();

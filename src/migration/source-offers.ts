@@ -57,12 +57,13 @@ export class SourceOffers {
   }
 
   /** Fields of HELLO. */
-  get hello(): Pick<Hello, "disks" | "checkpointPages" | "cachePages" | "tagKey"> {
+  get hello(): Pick<Hello, "disks" | "checkpointPages" | "cachePages" | "tagKey" | "knownHashes"> {
     return {
       disks: this.#disks.ids,
       checkpointPages: this.#checkpoints.maxPages,
       cachePages: this.#cachePages,
       tagKey: this.#tagKey.toString("hex"),
+      knownHashes: this.#checkpoints.knownHashes,
     };
   }
 

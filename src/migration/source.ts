@@ -179,6 +179,7 @@ class SourceMigration {
       pageFormat: PAGE_FORMAT,
       features: [],
       vm,
+      returnOffset: 0,
       ...this.#offers.hello,
     });
     const welcome = await this.#failure.or(
@@ -363,7 +364,7 @@ class SourceMigration {
       case "NACK":
         return this.#sender?.repair(message);
       case "RETURN":
-        return this.#sender?.writeReturn(Buffer.from(message.bytes));
+        return this.#sender?.writeReturn(message);
       case "RETURN_END":
         return this.#sender?.endReturn();
       case "LOADED":

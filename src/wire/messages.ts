@@ -2,9 +2,9 @@
 import { z } from "zod";
 
 export const PROTOCOL_MAJOR = 1;
-export const PROTOCOL_MINOR = 2;
+export const PROTOCOL_MINOR = 3;
 /** A peer of an older minor version lacks messages or fields that this program needs. */
-export const OLDEST_MINOR = 2;
+export const OLDEST_MINOR = 3;
 /** What HELLO and WELCOME begin with: "GDWT", then the version. */
 export const MAGIC = 0x54_57_44_47;
 export const GREETING_BYTES = 8;
@@ -133,10 +133,10 @@ export type OfferedCheckpoint = z.infer<typeof checkpointSchema>;
 export const helloSchema = z.object({
   /** The migration, whatever number of connections it takes. */
   session: z.string().regex(/^[0-9a-f]{32}$/),
-  /** Which connection of the session this is, from 1. */
+  /** Which connection of the session this is: 1, then always a greater one. */
   generation: z.int().positive(),
-  /** What the connection is for, if for no migration: a plan sends PROBEs, and nothing of a VM. */
-  purpose: z.literal("plan").optional(),
+  /** What the connection is for, if not to move a VM: a plan sends PROBEs, and who wants to settle has no stream any more. */
+  purpose: z.enum(["plan", "settle"]).optional(),
   /** Name and version of the peer's program, for people. */
   program: textSchema(128),
   /** Version of the tokens in DATA bodies. */
@@ -152,15 +152,21 @@ export const helloSchema = z.object({
   cachePages: z.int().nonnegative(),
   /** The key of the tags of references, in hexadecimal. Secret: not for logs, not for events. */
   tagKey: z.string().regex(/^[0-9a-f]{64}$/),
+  /** How much of the return path the source QEMU has been fed. */
+  returnOffset: bytesSchema,
+  /** How many pages' hashes the sender has been told, of all checkpoints together. */
+  knownHashes: z.int().nonnegative(),
 });
 export const welcomeSchema = helloSchema
-  .omit({ tagKey: true, checkpointPages: true })
+  .omit({ tagKey: true, checkpointPages: true, returnOffset: true, knownHashes: true })
   /** Its disks: those of the sender's that the receiver can read too. Its cachePages: the slots that both have. */
   .extend({
     /** Tokens name checkpoints, as disks, by their place in the list. */
     checkpoints: z.array(checkpointSchema).max(MAX_CHECKPOINTS),
     rawOffset: bytesSchema,
     windowBytes: z.int().positive(),
+    /** How far the receiver is, for people and for who wants to settle; absent: streaming. */
+    state: z.enum(["streaming", "loaded", "committed", "running", "aborted"]).optional(),
   });
 export const abortSchema = z.object({ code: codeSchema, message: textSchema(MAX_TEXT_LENGTH) });
 export const refuseSchema = abortSchema.extend({ details: z.record(z.string(), z.unknown()).optional() });

@@ -70,6 +70,7 @@ async function faultyReceiver(pair: Pair, fault: ReceiverFault): Promise<{ port:
         send: (message) => peer.send(message),
         onRoom: () => peer.onRoom(),
         onError: () => {},
+        ping: () => peer.ping(),
         wireBytes: () => peer.receivedBytes,
       });
       await vm.start(join(folder, "s"));
@@ -145,7 +146,7 @@ async function faultySender(pair: Pair, port: number, saysCommit: boolean): Prom
       if (message.type === "WELCOME") welcome.resolve();
       if (message.type === "LOADED") loaded.resolve();
       if (message.type === "ACK") sender?.acknowledge(message);
-      if (message.type === "RETURN") sender?.writeReturn(message.bytes);
+      if (message.type === "RETURN") sender?.writeReturn(message);
     },
   });
   peer.send({
@@ -154,6 +155,8 @@ async function faultySender(pair: Pair, port: number, saysCommit: boolean): Prom
     ...greeting,
     checkpointPages: 0,
     tagKey: "0".repeat(64),
+    returnOffset: 0,
+    knownHashes: 0,
     vm: await readFacts(qmp),
   });
   await welcome.promise;

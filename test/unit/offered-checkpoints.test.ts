@@ -175,6 +175,29 @@ describe("what is told", () => {
     await agreed.close();
   });
 
+  test.each([
+    [1, [1, 8192, 16_384]],
+    [8192, [8192, 16_384]],
+    [10_000, [10_000, 16_384]],
+    [PAGES, []],
+  ])("on a new connection: what the source does not know, from page %i on", async (known, pages) => {
+    const agreed = await offerOf(fakeStore().open);
+    const source = SourceCheckpoints.of(256 * MIB);
+    source.welcome(agreed.offers);
+    const lost = new Link();
+    lost.roomFor = 1;
+    agreed.tell(lost);
+    await expect.poll(() => lost.messages.length).toBe(1);
+    deliver(lost.messages, source);
+    expect(source.knownHashes).toBe(8192);
+    lost.answer(false);
+    const link = new Link();
+    agreed.tell(link, known);
+    const told = () => link.messages.map((message) => message.type === "HASHES" && message.page);
+    await expect.poll(told).toEqual(pages);
+    await agreed.close();
+  });
+
   test("no faster than it arrives, and no more once the source does not need it", async () => {
     const agreed = await offerOf(fakeStore().open);
     const link = new Link();

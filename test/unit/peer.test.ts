@@ -35,7 +35,7 @@ test("a sender of an older version is told which end to update", async () => {
   socket.write(hello);
   await ended;
   const code = "WIRE_VERSION";
-  const message = "the source speaks version 1.1 of the protocol, the destination 1.2: update godwit at the source";
+  const message = "the source speaks version 1.1 of the protocol, the destination 1.3: update godwit at the source";
   expect(messages).toEqual([{ type: "REFUSE", code, message }]);
   await expect(peer.closed).rejects.toMatchObject({ code, message });
 });

@@ -49,7 +49,7 @@ const checkpoint = {
 
 /** A whole migration in an allowed order: the example of docs/wire-protocol.md. */
 export const exchange: readonly AnyMessage[] = [
-  { type: "HELLO", ...greeting, checkpointPages: 262_144, tagKey },
+  { type: "HELLO", ...greeting, checkpointPages: 262_144, tagKey, returnOffset: 0, knownHashes: 0 },
   { type: "WELCOME", ...greeting, checkpoints: [checkpoint], rawOffset: 0, windowBytes: 16 << 20 },
   { type: "HASHES", checkpoint: 0, page: 0, hashes: Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8, 9, 10) },
   { type: "PING", opaque: 0xfedc_ba98_7654_3210n },
@@ -57,7 +57,7 @@ export const exchange: readonly AnyMessage[] = [
   data({ rawOffset: 0, rawBytes: 32, tokenBytes: 3, codec: "none" }, [0x50, 0x31, 0x20, 2, 0, 0, 0, 3]),
   { type: "NACK", rawOffset: 5, rawBytes: 9 },
   repair(5, [0, 0, 0, 0, 0, 1, 0, 0x22, 0]),
-  { type: "ACK", rawOffset: 32, wireBytes: 391, receivedBytes: 431 },
+  { type: "ACK", rawOffset: 32, wireBytes: 424, receivedBytes: 464 },
   { type: "RETURN", returnOffset: 0, bytes: Uint8Array.of(9, 8, 7) },
   { type: "SWITCHOVER" },
   { type: "END", rawBytes: 32 },
@@ -122,6 +122,12 @@ const hello = {
   disks: fc.array(text(16), { maxLength: 4 }),
   cachePages: fc.nat(),
 };
+const ofHello = {
+  checkpointPages: fc.nat(),
+  tagKey: fc.stringMatching(/^[0-9a-f]{64}$/),
+  returnOffset: offset,
+  knownHashes: fc.nat(),
+};
 const anyCheckpoint = fc.record({
   id: fc.stringMatching(/^[0-9a-f]{12}$/),
   pages: fc.integer({ min: 1 }),
@@ -134,20 +140,15 @@ const of = <T extends string>(type: T) => fc.constant(type);
 
 /** Any message that can be sent. */
 export const anyMessage: fc.Arbitrary<AnyMessage> = fc.oneof(
-  fc.record({ type: of("HELLO"), ...hello, checkpointPages: fc.nat(), tagKey: fc.stringMatching(/^[0-9a-f]{64}$/) }),
-  fc.record({
-    type: of("HELLO"),
-    ...hello,
-    purpose: fc.constant("plan" as const),
-    checkpointPages: fc.nat(),
-    tagKey: fc.stringMatching(/^[0-9a-f]{64}$/),
-  }),
+  fc.record({ type: of("HELLO"), ...hello, ...ofHello }),
+  fc.record({ type: of("HELLO"), ...hello, ...ofHello, purpose: fc.constantFrom("plan" as const, "settle" as const) }),
   fc.record({
     type: of("WELCOME"),
     ...hello,
     checkpoints: fc.array(anyCheckpoint, { maxLength: 3 }),
     rawOffset: offset,
     windowBytes: fc.integer({ min: 1 }),
+    state: fc.constantFrom("streaming" as const, "loaded" as const, "aborted" as const),
   }),
   fc.record({ type: of("REFUSE"), code, message: text(200), details: fc.constant({ own: 1, peer: "x" }) }),
   fc.record({ type: of("ABORT"), code, message: text(200) }),

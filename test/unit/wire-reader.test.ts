@@ -157,7 +157,7 @@ describe("bad input", () => {
     const next = Buffer.from(hello);
     next.writeUInt16LE(2, HEADER_BYTES + 4);
     expect(() => collector().reader.push(next)).toThrow(
-      "the source speaks version 2.2 of the protocol, the destination 1.2: update godwit at the destination",
+      "the source speaks version 2.3 of the protocol, the destination 1.3: update godwit at the destination",
     );
     const minor = Buffer.from(hello);
     minor.writeUInt16LE(7, HEADER_BYTES + 6);
@@ -168,7 +168,7 @@ describe("bad input", () => {
     const welcome = header(SHAPES.WELCOME.code, GREETING_BYTES + 2);
     const old = Buffer.from("GDWT\x01\0\x01\0{}", "latin1");
     expect(() => collector().reader.push(Buffer.concat([welcome, old]))).toThrow(
-      "the destination speaks version 1.1 of the protocol, the source 1.2: update godwit at the destination",
+      "the destination speaks version 1.1 of the protocol, the source 1.3: update godwit at the destination",
     );
   });
 

@@ -118,6 +118,8 @@ class LinkProbe {
       disks: [],
       checkpointPages: 0,
       cachePages: 0,
+      returnOffset: 0,
+      knownHashes: 0,
       tagKey: randomBytes(32).toString("hex"),
     });
     const answer = this.#failure.or(this.#welcome.promise);
