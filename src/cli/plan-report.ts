@@ -40,6 +40,7 @@ export function planDocument(report: PlanReport) {
       changedBytesPerPage,
       disks,
       unknownDisks,
+      earlierMigrations: findings.earlier.length,
     },
     predicted: prediction.asked,
     leastDowntime: prediction.free,

@@ -6,6 +6,7 @@ import { type Address, parseAddress } from "../wire/address.ts";
 import { cancelOnSignals } from "./cancel.ts";
 import { complain } from "./complain.ts";
 import { EXIT, exitCodeOf } from "./exit-codes.ts";
+import { oneLine } from "./format.ts";
 import {
   allowOlderQemuOption,
   jsonDocumentOption,
@@ -104,6 +105,7 @@ async function plan(options: PlanCommandOptions): Promise<void> {
       threads: options.threads,
       allowOlderQemu: options.allowOlderQemu ?? false,
       signal,
+      onWarning: (message) => stderr.write(`godwit: ${oneLine(message)}\n`),
       onStep: (step) => progress.show(`${STEPS[step]} …`),
     });
     progress[Symbol.dispose]();

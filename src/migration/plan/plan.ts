@@ -1,18 +1,21 @@
 /** `godwit plan`: measures a VM and a link, and predicts a migration without beginning one. */
 
 import { randomBytes } from "node:crypto";
-import type { Estimate } from "../../control/downtime.ts";
+import type { EarlierMigration, Estimate } from "../../control/downtime.ts";
 import type { DirtyWindow } from "../../control/planning/dirty-curve.ts";
 import type { Findings } from "../../control/planning/findings.ts";
 import { changedBytesOf, type MemoryShares, sharesOf, windowOf } from "../../control/planning/page-costs.ts";
 import { type Prediction, predict } from "../../control/planning/prediction.ts";
 import type { Promises } from "../../control/promises.ts";
+import { messageOf } from "../../errors.ts";
 import { dirtiedPagesOf, dirtyRateUnit, measureDirtyRate } from "../../qemu/dirty-rate.ts";
-import { readFacts, type VmFacts } from "../../qemu/facts.ts";
+import { identityOf, readFacts, type VmFacts } from "../../qemu/facts.ts";
 import { assertCanBeSource } from "../../qemu/migrate.ts";
 import { QmpClient } from "../../qemu/qmp.ts";
+import { HistoryStore } from "../../store/history.ts";
 import { IndexStore } from "../../store/index-store.ts";
 import type { ConnectOptions } from "../../wire/transport.ts";
+import { earlierMigrations } from "../earlier.ts";
 import { defaultThreads } from "../workers/threads.ts";
 import { findOnDisks } from "./known-disks.ts";
 import { type LinkFigures, probeLink } from "./link-probe.ts";
@@ -45,8 +48,10 @@ export interface PlanOptions {
   readonly threads?: number | undefined;
   readonly allowOlderQemu: boolean;
   readonly signal?: AbortSignal | undefined;
-  /** Is told what is done next, and for about how long. */
+  /** Is told what is done next. */
   readonly onStep: (step: PlanStep) => void;
+  /** Is told, in one clause, what makes the prediction worse. */
+  readonly onWarning: (message: string) => void;
 }
 
 /** What was measured and predicted. */
@@ -69,8 +74,7 @@ export interface PlanReport {
 /**
  * Predicts a migration of the VM behind `qmpPath`. Nothing of the VM or its QEMU is changed; the guest goes on.
  *
- * @throws GodwitError QMP_*, WIRE_*, PEER_*, MIGRATION_MISMATCH, MIGRATION_MEMORY_UNREAD, MIGRATION_TIMEOUT, STORE_STATE_DIR; or the
- * signal's reason
+ * @throws GodwitError QMP_*, WIRE_*, PEER_*, MIGRATION_MISMATCH, MIGRATION_MEMORY_UNREAD, MIGRATION_TIMEOUT; or the signal's reason
  */
 export async function planMigration(options: PlanOptions): Promise<PlanReport> {
   const { signal, onStep, promises } = options;
@@ -80,13 +84,14 @@ export async function planMigration(options: PlanOptions): Promise<PlanReport> {
   const vm = await readFacts(qmp);
   const link = await measureLink(options, vm);
   onStep("memory");
-  const store = options.diskReferences ? await IndexStore.open(options.stateDir) : undefined;
+  const store = options.diskReferences ? await openIndexes(options) : undefined;
   const analysis = new SampleAnalysis(store?.seed ?? randomBytes(8).readBigUInt64LE());
   await sampleTwice(qmp, analysis.first, analysis.second, signal);
   analysis.hash();
   const windows = isPaused ? [] : await measureWindows(qmp, vm.memoryBytes, options);
   onStep("disks");
   const unknownDisks = store === undefined ? [] : await findOnDisks(qmp, vm, store, analysis, signal);
+  const earlier = await earlierOf(options, vm);
   const sample = analysis.result();
   const own = isPaused ? undefined : windowOf(sample.clusters, vm.memoryBytes / 4096);
   const parameters = await qmp.execute("query-migrate-parameters");
@@ -97,9 +102,9 @@ export async function planMigration(options: PlanOptions): Promise<PlanReport> {
     roundTripMs: link?.roundTripMs ?? UNKNOWN_ROUND_TRIP_MS,
     windows: own === undefined ? windows : [...windows, own],
     sample,
-    disks: store === undefined ? "unused" : unknownDisks.length > 0 ? "unknown" : "indexed",
+    disks: disksOf(options, store, unknownDisks, vm),
     threads: options.threads ?? defaultThreads(),
-    earlier: [],
+    earlier,
   };
   onStep("prediction");
   const shares = sharesOf(sample.clusters);
@@ -114,6 +119,32 @@ export async function planMigration(options: PlanOptions): Promise<PlanReport> {
     unknownDisks,
     prediction: predict(findings, promises),
   };
+}
+
+async function openIndexes({ stateDir, onWarning }: PlanOptions): Promise<IndexStore | undefined> {
+  try {
+    return await IndexStore.open(stateDir);
+  } catch (error) {
+    onWarning(`indexes of disks can't be read: ${messageOf(error)}`);
+    return undefined;
+  }
+}
+
+async function earlierOf({ stateDir, onWarning }: PlanOptions, vm: VmFacts): Promise<readonly EarlierMigration[]> {
+  const identity = identityOf(vm);
+  if (identity === null) return [];
+  const history = await HistoryStore.open(stateDir, onWarning);
+  return history === undefined ? [] : earlierMigrations(history, identity);
+}
+
+function disksOf(
+  { diskReferences }: PlanOptions,
+  store: IndexStore | undefined,
+  unknownDisks: readonly string[],
+  { blockDevices }: VmFacts,
+): Findings["disks"] {
+  if (!diskReferences || blockDevices.length === 0) return "unused";
+  return store === undefined || unknownDisks.length > 0 ? "unknown" : "indexed";
 }
 
 async function measureLink(
