@@ -50,6 +50,7 @@ const STOCK_ROUNDS = 6;
 const STOCK_LEAST_MS = 120_000;
 /** QEMU's default max-bandwidth (MAX_THROTTLE, migration/options.h). */
 const STOCK_BYTES_PER_MS = (128 * 2 ** 20) / 1000;
+const TICKS_IN_BULK = 3000;
 /** A percentile of less than so many would say nothing. */
 const LEAST_ENDED = 0.5;
 
@@ -80,9 +81,9 @@ function outcomeOf(
   const draw = scenarioDrawer(findings, new DowntimeModel(findings.earlier), random);
   const runs: { run: SimulatedRun; startMs: number }[] = [];
   for (let i = 0; i < draws; i++) {
-    const { scenario, startMs } = draw();
+    const { scenario, startMs, bulkMs } = draw();
     const until = { ...scenario, horizonMs: horizonMs ?? scenario.horizonMs };
-    runs.push({ run: simulate(until, policy()), startMs });
+    runs.push({ run: simulate(until, askedSeldom(policy(), bulkMs / TICKS_IN_BULK)), startMs });
   }
   const ended = runs.filter(({ run }) => run.ending === "switched");
   const kept = ended.filter((one) => isKept(one.run, one.startMs, promises));
@@ -100,6 +101,17 @@ function outcomeOf(
     throttlePercent: of(({ run }) =>
       run.decisions.reduce((most, one) => (one.kind === "throttle" ? Math.max(most, one.percent) : most), 0),
     ),
+  };
+}
+
+/** A policy that is not asked ten times a second where a migration takes hours. */
+function askedSeldom(policy: Policy, leastMs: number): Policy {
+  return {
+    name: policy.name,
+    tickMs: Math.max(policy.tickMs, leastMs),
+    start: (facts) => policy.start(facts),
+    onRound: (round) => policy.onRound(round),
+    onTick: (tick) => policy.onTick(tick),
   };
 }
 
