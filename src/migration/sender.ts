@@ -7,6 +7,7 @@ import { BATCH_PAYLOAD_BYTES } from "../compact/limits.ts";
 import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";
 import { StreamParser } from "../stream/parser.ts";
+import { noting, type SentPages } from "../stream/sent-pages.ts";
 import { Backlog } from "../wire/backlog.ts";
 import { writeRepairHeader } from "../wire/encoding.ts";
 import { type Codec, type Message, REPAIR_HEADER_BYTES, type RepairHeader } from "../wire/messages.ts";
@@ -64,6 +65,8 @@ export interface SenderOptions {
   /** Something costs more bytes than it might. */
   onWarning?: (message: string) => void;
   onEvent?: (event: StreamEvent) => void;
+  /** Notes the pages that are sent. */
+  sentPages?: SentPages;
   onError: (error: GodwitError) => void;
   /** For tests: time in milliseconds. */
   now?: () => number;
@@ -113,7 +116,9 @@ export class StreamSender {
     if (referable !== undefined) this.#references = new PlaceReferences(matcher, (place) => this.#onSwitchedOff(place));
     this.#cache = cache;
     this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent, this.#references, cache);
-    this.#parser = new StreamParser(kernels.scanner, this.#encoder);
+    const { sentPages } = options;
+    const handler = sentPages === undefined ? this.#encoder : noting(this.#encoder, sentPages);
+    this.#parser = new StreamParser(kernels.scanner, handler);
     this.#maxPacking = Math.max(1, threads) * BODIES_A_THREAD;
     this.#workbench = new Workbench(this.#maxPacking + BODIES_A_READ, threads, onWarning);
     this.#choice = new CodecChoice(threads, packing === "auto" ? undefined : packing, options.onPacking);
@@ -159,6 +164,10 @@ export class StreamSender {
   /** How long parsing, looking pages up and encoding have taken, and the CPU time that packing has. */
   get work(): { encodeMs: number; packMs: number } {
     return { encodeMs: this.#encodeMs, packMs: this.#workbench.cpuMs };
+  }
+  /** How fast the destination restores the stream, and for how long in all it was waited for. */
+  get restoring(): { bytesPerSecond: number; heldMs: number } {
+    return { bytesPerSecond: this.#restoring.goodputBytesPerSecond, heldMs: this.#holds.restoringMs(this.#now()) };
   }
   /** Whether the source QEMU has closed its end. */
   get hasEnded(): boolean {
@@ -297,7 +306,8 @@ export class StreamSender {
     const comingBytes = this.#outgoing.packingBytes * this.#choice.ratio;
     if (inFlightBytes + comingBytes >= allowanceBytes) return onLinkBytes > inFlightBytes / 2 ? "link" : "other";
     if (this.#outgoing.packing >= this.#maxPacking) return "packing";
-    return this.#window.hasRoom && this.#restoring.hasRoom ? undefined : "other";
+    if (!this.#restoring.hasRoom) return "restoring";
+    return this.#window.hasRoom ? undefined : "other";
   }
 
   #resumeIfPossible(): void {
