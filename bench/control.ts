@@ -1,7 +1,7 @@
 /**
  * The control loop on real guests: every case by godwit and by stock QEMU, in turn, each with a fresh guest.
  *
- *   node bench/control.ts [--runs N] [--results FOLDER] [CASE...]     default: all cases, 3 runs; 25 minutes
+ *   node bench/control.ts [--runs N] [--no-stock] [--results FOLDER] [CASE...]     default: all cases, 3 runs; 25 minutes
  *
  * Each migration is a line of FOLDER/results.jsonl (default: evaluation/) and a trace in FOLDER/traces as soon as it has ended. What was
  * interrupted goes on where it was, unless the code has changed since. Ends with the section of docs/benchmarks.md, which is in
@@ -28,8 +28,10 @@ interface Turn {
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
+  allowNegative: true,
   options: {
     runs: { type: "string", default: "3" },
+    stock: { type: "boolean", default: true },
     results: { type: "string", default: join(import.meta.dirname, "..", "evaluation") },
   },
 });
@@ -71,15 +73,19 @@ function turnsOf(cases: readonly Case[]): Turn[] {
     cases
       .filter((one) => run < Math.max(1, isOther(one) ? runs - 1 : runs))
       .flatMap((one) =>
-        MOVERS.filter((mover) => mover === "godwit" || run === 0).map((mover) => ({ one, mover, run })),
+        MOVERS.filter((mover) => mover === "godwit" || (values.stock && run === 0)).map((mover) => ({
+          one,
+          mover,
+          run,
+        })),
       ),
   ).flat();
 }
 
 /** A migration that goes wrong in the lab, or in godwit, is a result, too. */
-async function attempt({ one, mover }: Turn): Promise<Omit<Run, "run" | "revision">> {
+async function attempt({ one, mover, run }: Turn): Promise<Omit<Run, "run" | "revision">> {
   try {
-    return await migrate(one, mover);
+    return await migrate(one, mover, tracePath(folder, { case: one.name, run }));
   } catch (error) {
     const nothing = { totalMs: 0, downtimeMs: null, blackoutMs: null, wireBytes: 0, rounds: null, summary: null };
     return { case: one.name, mover, ...nothing, hasEnded: false, guestError: null, error: messageOf(error) };

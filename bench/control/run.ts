@@ -3,7 +3,6 @@ import { join } from "node:path";
 import { blackoutOf, startMigration } from "../../lab/godwit.ts";
 import { type Pair, startPair } from "../../lab/pair.ts";
 import { NeverEnded, STOCK_MODES, stockMigration } from "../../lab/stock.ts";
-import type { Estimate } from "../../src/control/downtime.ts";
 import { messageOf } from "../../src/errors.ts";
 import type { SourceSummary } from "../../src/migration/events.ts";
 import type { Case } from "./cases.ts";
@@ -30,17 +29,8 @@ export interface Run {
   /** Why it has not ended, where it is not just the time. */
   readonly error: string | null;
   /** godwit's, whole. */
-  readonly summary: Summary | null;
+  readonly summary: SourceSummary | null;
 }
-
-/** What `send` does not predict yet. */
-interface Predicted {
-  readonly predictedDowntimeMs: Estimate | null;
-  readonly predictedTotalMs: Estimate | null;
-  readonly residualBytes: number | null;
-}
-
-export type Summary = SourceSummary & Partial<Predicted>;
 
 type Moved = Omit<Run, "case" | "mover" | "run" | "revision" | "guestError">;
 
@@ -50,7 +40,7 @@ export const STOCK_LIMIT_MS = 40_000;
 const GODWIT_LIMIT_MS = 240_000;
 
 /** Boots a guest, puts it to work, moves it and looks whether it is well; a failure is a result too. */
-export async function migrate(one: Case, mover: MoverName): Promise<Omit<Run, "run" | "revision">> {
+export async function migrate(one: Case, mover: MoverName, trace: string): Promise<Omit<Run, "run" | "revision">> {
   const { workload, linkBitsPerSecond } = one;
   await using pair = await startPair({
     ...workload.vm,
@@ -58,7 +48,7 @@ export async function migrate(one: Case, mover: MoverName): Promise<Omit<Run, "r
     rateBitsPerSecond: linkBitsPerSecond,
   });
   const check = await workload.begin(pair.source);
-  const moved = await (mover === "stock" ? moveByStock(pair) : moveByGodwit(pair));
+  const moved = await (mover === "stock" ? moveByStock(pair) : moveByGodwit(pair, trace));
   let guestError: string | null = null;
   try {
     await check(moved.hasEnded ? pair.destination : pair.source);
@@ -82,8 +72,8 @@ async function moveByStock({ source, destination }: Pair): Promise<Moved> {
   }
 }
 
-async function moveByGodwit(pair: Pair): Promise<Moved> {
-  await using migration = await startMigration(pair, { sendArgs: ["--no-keep-checkpoint"] });
+async function moveByGodwit(pair: Pair, trace: string): Promise<Moved> {
+  await using migration = await startMigration(pair, { sendArgs: ["--no-keep-checkpoint", "--trace", trace] });
   const { send } = migration;
   const limit = setTimeout(() => send.kill("SIGINT"), GODWIT_LIMIT_MS);
   const { code, stderr } = await send.exited.finally(() => clearTimeout(limit));

@@ -5,8 +5,9 @@ import { scenarioOfTrace } from "../../src/control/simulation/from-trace.ts";
 import { bestMoment } from "../../src/control/simulation/hindsight.ts";
 import type { Trace } from "../../src/control/trace.ts";
 import { GodwitError } from "../../src/errors.ts";
+import type { SourceSummary } from "../../src/migration/events.ts";
 import { median } from "../support.ts";
-import type { Run, Summary } from "./run.ts";
+import type { Run } from "./run.ts";
 
 /** Beside what was measured. */
 export interface Prediction extends Estimate {
@@ -31,7 +32,7 @@ const RIGHT_SHARE = 0.12;
 const RIGHT_MS = 50;
 
 export function scoreOf({ summary, totalMs, downtimeMs }: Run, trace: Trace | null): Score {
-  const { predictedDowntimeMs, predictedTotalMs }: Partial<Summary> = summary ?? {};
+  const { predictedDowntimeMs, predictedTotalMs } = summary ?? {};
   return {
     downtime: predictedDowntimeMs && downtimeMs !== null ? { ...predictedDowntimeMs, measured: downtimeMs } : null,
     total: predictedTotalMs ? { ...predictedTotalMs, measured: totalMs } : null,
@@ -72,7 +73,7 @@ function bestSimulatedMs(trace: Trace): number | null {
  */
 export function bestSeenMs(
   { rounds }: Pick<Trace, "rounds">,
-  { downtimeMs, downtimeParts, residualBytes = null }: Pick<Summary, "downtimeMs" | "downtimeParts" | "residualBytes">,
+  { downtimeMs, downtimeParts, residualBytes }: Pick<SourceSummary, "downtimeMs" | "downtimeParts" | "residualBytes">,
 ): number | null {
   if (downtimeMs === null || downtimeParts === null || residualBytes === null) return downtimeMs;
   const paced = rounds.filter(({ round, durationMs }) => round > 0 && durationMs >= PACE_ROUND_MS).slice(-PACE_ROUNDS);
