@@ -50,6 +50,7 @@ async function measureReceiver(isTls: boolean, workload: Workload): Promise<Spee
           },
           onRoom: () => peer.onRoom(),
           onError: done.reject,
+          ping: () => peer.ping(),
           wireBytes: () => peer.receivedBytes,
         });
         if (reader !== undefined)

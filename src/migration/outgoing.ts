@@ -36,6 +36,8 @@ interface Frame {
 /** Batches → DATA messages, packed on the way. */
 export class Outgoing {
   readonly counts: Record<Codec, CodecCounts> = { none: noCounts(), zstd: noCounts(), lz4: noCounts() };
+  /** Of the bodies sent, what stands for the forms of pages and is none of their content. */
+  tokenBytes = 0;
   readonly #options: OutgoingOptions;
   readonly #frames: Frame[] = [];
   #packing = 0;
@@ -56,9 +58,15 @@ export class Outgoing {
   send(batch: Batch, packing: Packing): void {
     const { rawOffset, rawBytes, tokens, payloadBytes } = batch;
     const sizes = { rawOffset, rawBytes, bodyBytes: tokens.length + payloadBytes, tokenBytes: tokens.length };
+    this.tokenBytes += tokens.length;
     const slot = packing.codec === "none" ? undefined : this.#options.workbench.take();
     if (slot === undefined) this.#enqueue({ type: "DATA", chunks: this.#plain(sizes, batch) });
     else this.#pack(sizes, batch, packing, slot);
+  }
+
+  /** What was not written yet went with the connection. */
+  drop(): void {
+    this.#frames.length = 0;
   }
 
   /** The stream ends here. */
@@ -96,11 +104,13 @@ export class Outgoing {
       this.#packingBytes -= bodyBytes;
       const isPacked = result.bytes > 0;
       const body = isPacked ? slot.output.subarray(0, result.bytes) : slot.input.subarray(0, bodyBytes);
-      const encoded = Buffer.from(body); // the slot is for the next one, and this may wait
+      if (this.#frames.includes(frame)) {
+        const encoded = Buffer.from(body); // the slot is for the next one, and this may wait
+        frame.chunks = [this.#head(sizes, isPacked ? packing.codec : "none", encoded.length), encoded];
+        this.#writeReady();
+      }
       workbench.release(slot);
-      frame.chunks = [this.#head(sizes, isPacked ? packing.codec : "none", encoded.length), encoded];
-      this.#writeReady();
-      onPacked(packing, bodyBytes, encoded.length, result.ms);
+      onPacked(packing, bodyBytes, body.length, result.ms);
     });
   }
 

@@ -11,7 +11,7 @@ const RESTORING_SHARE = 0.5;
 
 /** What is sampled beside QEMU. */
 export interface Sampled {
-  readonly sender: Pick<Traffic, "counts" | "nackedPages"> & {
+  readonly sender: Pick<Traffic, "counts" | "nackedPages" | "tokenBytes"> & {
     readonly bodies: Readonly<Record<Codec, CodecCounts>>;
     readonly restoring: { readonly bytesPerSecond: number; readonly heldMs: number };
   };
@@ -161,6 +161,7 @@ export class RoundSampler {
       atMs,
       counts: { ...sender.counts },
       nackedPages: sender.nackedPages,
+      tokenBytes: sender.tokenBytes,
       bodyBytes: bodies.reduce((sum, { bodyBytes }) => sum + bodyBytes, 0),
       packedBytes: bodies.reduce((sum, { wireBytes }) => sum + wireBytes, 0),
       pages: pagesSent(sender.counts),

@@ -364,7 +364,7 @@ class SourceMigration {
       case "NACK":
         return this.#sender?.repair(message);
       case "RETURN":
-        return this.#sender?.writeReturn(Buffer.from(message.bytes));
+        return this.#sender?.writeReturn(message);
       case "RETURN_END":
         return this.#sender?.endReturn();
       case "LOADED":

@@ -70,6 +70,7 @@ async function faultyReceiver(pair: Pair, fault: ReceiverFault): Promise<{ port:
         send: (message) => peer.send(message),
         onRoom: () => peer.onRoom(),
         onError: () => {},
+        ping: () => peer.ping(),
         wireBytes: () => peer.receivedBytes,
       });
       await vm.start(join(folder, "s"));
@@ -145,7 +146,7 @@ async function faultySender(pair: Pair, port: number, saysCommit: boolean): Prom
       if (message.type === "WELCOME") welcome.resolve();
       if (message.type === "LOADED") loaded.resolve();
       if (message.type === "ACK") sender?.acknowledge(message);
-      if (message.type === "RETURN") sender?.writeReturn(message.bytes);
+      if (message.type === "RETURN") sender?.writeReturn(message);
     },
   });
   peer.send({
