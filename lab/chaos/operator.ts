@@ -74,7 +74,7 @@ async function settled(trial: Trial): Promise<void> {
   const deadlineMs = performance.now() + SETTLED_MS;
   let lastWordsMs = Number.POSITIVE_INFINITY;
   while (performance.now() < Math.min(deadlineMs, lastWordsMs)) {
-    const hasEnded = (name: "send" | "receive") => Promise.race([trial.program(name)!.exited, false]);
+    const hasEnded = (name: "send" | "receive") => Promise.race([trial.program(name)?.exited, false]);
     const [send, receive] = await Promise.all([hasEnded("send"), hasEnded("receive")]);
     if (send !== false && receive !== false) return;
     // Each of them may wait for the other, or for another VM, for longer than there is anything to see.
@@ -86,21 +86,67 @@ async function settled(trial: Trial): Promise<void> {
   if (performance.now() >= deadlineMs) trial.log.say("not settled in time");
 }
 
-/** None runs: what is there to be done? Returns how it was done; undefined if nothing could be. */
+/** What `godwit resolve --json` offers (docs/commands.md), as far as it is needed here. */
+interface Advice {
+  readonly can: readonly { readonly action: string; readonly needsIKnow: boolean }[];
+}
+
+interface Offer {
+  readonly at: "source" | "destination";
+  readonly id: string;
+  readonly action: string;
+  readonly needsIKnow: boolean;
+}
+
+const ATTEMPTS = 4;
+
+/** None runs: asks what can be done, and does it. Returns how it was done; undefined if nothing could be. */
 async function resolved(trial: Trial): Promise<Outcome["by"] | undefined> {
-  const { source, destination } = await looks(trial);
-  trial.log.say(`none runs; the source QEMU is ${source}, the destination QEMU ${destination}`);
-  // By hand, as docs/hand-off.md says.
-  if (source === "stopped" && !trial.watch.hasRun(trial.destination)) {
-    await trial.destination.quit();
-    await trial.source.qmp.execute("cont");
-    return "vouched";
-  }
-  if (destination === "stopped") {
-    await trial.destination.qmp.execute("cont");
-    return "vouched";
+  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+    const { source, destination } = await looks(trial);
+    trial.log.say(`none runs; the source QEMU is ${source}, the destination QEMU ${destination}`);
+    const offers = [...(await offersOf(trial, "source")), ...(await offersOf(trial, "destination"))];
+    const safe = offers.find(({ needsIKnow }) => !needsIKnow);
+    // A person vouches for what he sees: the other QEMU does not run the guest, and never did.
+    const hasSeen = ({ at }: Offer) =>
+      at === "source" ? !trial.watch.hasRun(trial.destination) : source !== "running";
+    const offer = safe ?? offers.find(hasSeen);
+    if (offer === undefined) return undefined;
+    const program = /^restart-(send|receive)$/.exec(offer.action)?.[1] as "send" | "receive" | undefined;
+    if (program !== undefined) {
+      trial.startProgram(program);
+      await settled(trial);
+    } else {
+      const vouching = offer.needsIKnow ? ["--i-know"] : [];
+      await trial.run(offer.at, [
+        "resolve",
+        offer.id,
+        `--${offer.action}`,
+        ...vouching,
+        "--qmp",
+        trial[offer.at].qmpPath,
+      ]);
+    }
+    if ((await whereItRuns(trial)) === "nowhere") continue;
+    if (program !== undefined) return "a restart";
+    return offer.needsIKnow ? "vouched" : "resolve";
   }
   return undefined;
+}
+
+/** What can be done at an end, as its own `godwit resolve` says. */
+async function offersOf(trial: Trial, at: "source" | "destination"): Promise<Offer[]> {
+  if ((await looks(trial))[at] === "gone") return [];
+  const { stdout } = await trial.run(at, ["status", "--json"]);
+  const sessions = JSON.parse(stdout) as { readonly id: string }[];
+  const offers: Offer[] = [];
+  for (const { id } of sessions) {
+    const answer = await trial.run(at, ["resolve", id, "--json", "--qmp", trial[at].qmpPath]);
+    const { can } = JSON.parse(answer.stdout) as Advice;
+    const isDone = (action: string) => action === "none" || action === "wait";
+    offers.push(...can.filter(({ action }) => !isDone(action)).map((one) => ({ at, id, ...one })));
+  }
+  return offers;
 }
 
 /** Nothing can run only where the QEMU that had the VM was killed, and the other had no whole copy of it. */

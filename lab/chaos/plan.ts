@@ -10,8 +10,24 @@ export type Fault =
   | { readonly kind: "kill"; readonly part: Part }
   /** SIGSTOP, and SIGCONT after `ms`. */
   | { readonly kind: "freeze"; readonly part: Part; readonly ms: number }
+  /** A program that has a hard life from its start, or from the step on. */
+  | { readonly kind: "hardship"; readonly part: "send" | "receive"; readonly hardship: Hardship }
   /** The link is healed after `ms`. */
   | { readonly kind: "link"; readonly fault: LinkFault; readonly ms: number };
+
+/**
+ * Where the state folder is full or can't be written to, so many files may be open (Node takes 20 for itself), or the clock jumps by
+ * a day.
+ */
+const HARDSHIPS = [
+  "full disk",
+  "read-only disk",
+  "24 descriptors",
+  "28 descriptors",
+  "32 descriptors",
+  "clock jumps",
+] as const;
+export type Hardship = (typeof HARDSHIPS)[number];
 
 /** The steps of a migration, each by the event that says it: of `send`, or of `receive`. */
 export const STEPS = {
@@ -54,6 +70,7 @@ const LINK_FAULTS: readonly LinkFault[] = [
 
 /** A fault's name, as the table of outcomes has it. */
 export function nameOf(fault: Fault): string {
+  if (fault.kind === "hardship") return `${fault.hardship}, ${fault.part}`;
   if (fault.kind !== "link") return `${fault.kind} ${fault.part}`;
   const { fault: link } = fault;
   if (link.kind === "half-open") return `link half-open, ${link.told} told`;
@@ -71,6 +88,13 @@ function faults(ms: number): Fault[] {
 }
 
 export const FAULTS: readonly string[] = faults(0).map(nameOf);
+
+/** The fault of that name, of such a length. @throws Error if there is none */
+export function faultNamed(name: string, ms: number): Fault {
+  const found = faults(ms).find((fault) => nameOf(fault) === name);
+  if (found === undefined) throw new Error(`no fault ${name}; there are: ${FAULTS.join(", ")}`);
+  return found;
+}
 
 /**
  * Plan number `number` of a seed: every fault meets every step once in {@link FAULTS} × {@link STEPS} plans that follow each other.
@@ -94,6 +118,21 @@ export function planOf(seed: number, number: number): Plan {
     reconnectForS,
     restartMs: Math.round(200 + 2000 * random()),
   };
+}
+
+/** Each hardship of each program, as plans from `first` on. */
+export function hardships(first: number): Plan[] {
+  return HARDSHIPS.flatMap((hardship, i) =>
+    (["send", "receive"] as const).map((part, j) => ({
+      ...{
+        number: first + 2 * i + j,
+        step: "round" as const,
+        delayMs: 0,
+        fault: { kind: "hardship" as const, part, hardship },
+      },
+      ...{ linkDelayMs: 0, reconnectForS: 40, restartMs: 500 },
+    })),
+  );
 }
 
 /** Numbers from 0 to 1 (mulberry32). */

@@ -26,13 +26,15 @@ export function report(results: readonly Result[]): string {
   const lines = [["fault", ...steps], steps.map(() => "---").concat("---"), ...rows].map(
     (row) => `| ${row.join(" | ")} |`,
   );
+  const hard = results.filter(({ plan }) => plan.fault.kind === "hardship");
+  const hardships = hard.map((result) => `${nameOf(result.plan.fault)}: ${signOf(result)}`);
   const failed = results.filter(({ why }) => why !== undefined).length;
   const samples = results.reduce((sum, result) => sum + result.samples, 0);
   const count = (runs: Outcome["runs"]) => results.filter(({ outcome }) => outcome?.runs === runs).length;
   const summary =
     `${results.length} runs, ${samples.toLocaleString("en")} looks at whether a QEMU runs, ${failed} failed; the VM ran on at the ` +
     `destination ${count("destination")} times, at the source ${count("source")} times; ${count("nowhere")} times the QEMU that had it was killed.`;
-  return [...lines, "", summary].join("\n");
+  return [...lines, "", ...hardships, "", summary].join("\n");
 }
 
 function signOf({ outcome, why }: Result): string {

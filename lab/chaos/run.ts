@@ -7,14 +7,19 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { operate } from "./operator.ts";
-import { nameOf, type Plan, planOf } from "./plan.ts";
+import { hardships, nameOf, type Plan, planOf } from "./plan.ts";
 import { type Result, report } from "./report.ts";
 import { savedGuest } from "./saved-guest.ts";
 import { Log, openStage, Trial } from "./trial.ts";
 
+const DEFAULT_RUNS = "200";
+/** Plans looked through for a case. */
+const LAPS = 10_000;
+const HARDSHIPS_FROM = 1_000_000;
+
 const { values } = parseArgs({
   options: {
-    runs: { type: "string", default: "200" },
+    runs: { type: "string", default: DEFAULT_RUNS },
     seed: { type: "string", default: `${Math.floor(Date.now() / 1000) % 1e6}` },
     /** The number of the first plan: with --runs 1, to repeat one. */
     first: { type: "string", default: "0" },
@@ -28,13 +33,17 @@ const seed = Number(values.seed);
 /** The plans whose fault and step have all the words of --case. */
 function* plans(): Generator<Plan> {
   const words = values.case?.split(" ") ?? [];
-  for (let number = Number(values.first), left = Number(values.runs); left > 0; number++) {
+  const isAsked = ({ fault, step }: Plan) => words.every((word) => `${nameOf(fault)} ${step}`.includes(word));
+  const hard = hardships(HARDSHIPS_FROM).filter(isAsked);
+  let left = Number(values.runs);
+  // What --case asks for may be hardships only.
+  for (let number = Number(values.first); left > 0 && number < Number(values.first) + LAPS; number++) {
     const plan = planOf(seed, number);
-    const name = `${nameOf(plan.fault)} ${plan.step}`;
-    if (!words.every((word) => name.includes(word))) continue;
+    if (!isAsked(plan)) continue;
     left--;
     yield plan;
   }
+  yield* hard.slice(0, values.runs === DEFAULT_RUNS ? hard.length : left);
 }
 
 const logs = join(tmpdir(), `godwit-chaos-${seed}`);
@@ -64,10 +73,7 @@ async function work(): Promise<void> {
   }
 
   async function once(plan: Plan, log: Log): Promise<Result> {
-    await using trial = await Trial.prepare(plan, saved, stage, log);
-    trial.startProgram("receive");
-    await trial.program("receive")!.event("listening");
-    trial.startProgram("send");
+    await using trial = await Trial.begin(plan, saved, stage, log);
     const outcome = await operate(trial);
     return { plan, outcome, samples: trial.watch.samples };
   }

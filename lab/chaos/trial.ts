@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import type { MigrationEvent } from "../../src/migration/events.ts";
 import { formatAddress } from "../../src/wire/address.ts";
 import { type FaultyLink, startFaultyLink } from "../faulty-link.ts";
 import { type GodwitExit, type GodwitProcess, keyFile, startGodwit } from "../godwit.ts";
@@ -8,7 +9,8 @@ import { createHosts, type Host, type Hosts } from "../hosts.ts";
 import { temporaryFolder } from "../leftovers.ts";
 import { startVm, type Vm } from "../vm.ts";
 import { cleanWalks } from "../walks.ts";
-import { type Plan, STEPS } from "./plan.ts";
+import { inHardship } from "./hardship.ts";
+import { type Fault, PARTS, type Part, type Plan, STEPS } from "./plan.ts";
 import { type SavedGuest, startSaved, VM } from "./saved-guest.ts";
 import { Watch } from "./watch.ts";
 
@@ -97,6 +99,26 @@ export class Trial implements AsyncDisposable {
     return trial;
   }
 
+  /** As {@link prepare}; and the migration has begun. */
+  static async begin(...args: Parameters<typeof Trial.prepare>): Promise<Trial> {
+    const trial = await Trial.prepare(...args);
+    try {
+      const listening = trial.startProgram("receive").event("listening");
+      const isRefused = await listening.then(
+        () => false,
+        (error) => {
+          if (trial.plan.fault.kind !== "hardship") throw error;
+          return true;
+        },
+      );
+      if (!isRefused) trial.startProgram("send");
+      return trial;
+    } catch (error) {
+      await trial[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
   program(name: "send" | "receive"): GodwitProcess | undefined {
     return this.#programs[name];
   }
@@ -120,9 +142,12 @@ export class Trial implements AsyncDisposable {
 
   #start(name: "send" | "receive", args: readonly string[]): GodwitProcess {
     this.log.say(`godwit ${args.join(" ")}`);
-    const program = startGodwit(this.#hosts[name === "send" ? "source" : "destination"], args, (event) => {
+    const { fault } = this.plan;
+    const command = fault.kind === "hardship" && fault.part === name ? inHardship(fault.hardship) : undefined;
+    const onEvent = (event: MigrationEvent) => {
       if (!QUIET.includes(event.event)) this.log.say(`${name}: ${JSON.stringify(event).slice(0, 400)}`);
-    });
+    };
+    const program = startGodwit(this.#hosts[name === "send" ? "source" : "destination"], args, onEvent, command);
     void program.exited.then(({ code, signal, stderr }) => {
       this.log.say(`${name} ended: ${signal ?? code} ${stderr.trim()}`);
     });
@@ -134,16 +159,18 @@ export class Trial implements AsyncDisposable {
   /** Does what the plan says; resolves when the fault is over. A step that is never reached is no fault. */
   async strike(): Promise<void> {
     const [name, event] = STEPS[this.plan.step];
-    const program = this.program(name)!;
-    const isReached = await program.event(event).then(
-      () => true,
-      () => false,
-    );
+    const isReached = await this.program(name)
+      ?.event(event)
+      .then(
+        () => true,
+        () => false,
+      );
     if (!isReached) return this.log.say(`the step ${this.plan.step} was not reached`);
     await delay(this.plan.delayMs);
     const { fault } = this.plan;
     this.log.say(`FAULT: ${JSON.stringify(fault)}`);
     if (fault.kind === "kill") return this.#signal(fault.part, "SIGKILL");
+    if (fault.kind === "hardship") return this.#jump(fault);
     if (fault.kind === "freeze") {
       this.#signal(fault.part, "SIGSTOP");
       await delay(fault.ms);
@@ -156,7 +183,16 @@ export class Trial implements AsyncDisposable {
     this.log.say("the fault is over");
   }
 
-  #signal(part: "source QEMU" | "destination QEMU" | "send" | "receive", signal: NodeJS.Signals): void {
+  /** The other hardships began with the program. */
+  async #jump({ part, hardship }: Extract<Fault, { kind: "hardship" }>): Promise<void> {
+    if (hardship !== "clock jumps") return;
+    this.#signal(part, "SIGUSR2");
+    await this.program(part)!
+      .event("summary")
+      .catch(() => {});
+  }
+
+  #signal(part: Part, signal: NodeJS.Signals): void {
     const pid = { "source QEMU": this.source, "destination QEMU": this.destination, ...this.#programs }[part]?.pid;
     // Only what is still ours: an id may be used again once its process was waited for.
     if (pid !== undefined && isOurs(pid)) process.kill(pid, signal);
@@ -171,7 +207,7 @@ export class Trial implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     // A frozen process does not end.
-    for (const part of ["source QEMU", "destination QEMU", "send", "receive"] as const) this.#signal(part, "SIGCONT");
+    for (const part of PARTS) this.#signal(part, "SIGCONT");
     await this.#resources.disposeAsync();
     await this.watch[Symbol.asyncDispose]();
   }
