@@ -8,6 +8,7 @@ import { indexCommand } from "./index-command.ts";
 import { inspectCommand } from "./inspect.ts";
 import { keyCommand } from "./key.ts";
 import { errorLine } from "./lines.ts";
+import { keepMemoryOutOfDumps } from "./process-limits.ts";
 import { receiveCommand } from "./receive.ts";
 import { replayCommand } from "./replay.ts";
 import { sendCommand } from "./send.ts";
@@ -44,6 +45,7 @@ function configure(command: Command, name: string): void {
   for (const child of command.commands) configure(child, `${name} ${child.name()}`);
 }
 configure(program, "godwit");
+keepMemoryOutOfDumps();
 
 try {
   await program.parseAsync();
