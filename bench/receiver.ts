@@ -50,6 +50,7 @@ async function measureReceiver(transport: string, workload: Workload): Promise<S
           },
           onRoom: () => peer.onRoom(),
           onError: done.reject,
+          ping: () => peer.ping(),
           wireBytes: () => peer.receivedBytes,
         });
         if (reader !== undefined)

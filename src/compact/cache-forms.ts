@@ -93,6 +93,12 @@ export class CacheForms {
     this.#words = new Uint32Array(bytes.buffer, bytes.byteOffset + this.#wordsAt, WORDS);
   }
 
+  /** The receiver may not have got what was put in last: the cache is empty, and names no slot that it has not put something in again. */
+  clear(): void {
+    this.#cache.clear();
+    this.#samePages.clear();
+  }
+
   /**
    * The forms of `records` (MAX_FORM_RECORDS at most) literal page records that stand from address `from` on, all of them, in order.
    * They are to be sent so: the cache is already as it will be after them. Differences stand until 512 KiB of others were made.

@@ -60,6 +60,13 @@ export class PageCache {
     this.#sightings = new Sightings(slots * SIGHTINGS_PER_SLOT);
   }
 
+  /** All slots are free. How often pages were written is still known. */
+  clear(): void {
+    this.#buckets.fill(NO_SLOT);
+    this.#order.clear();
+    this.#usedSlots = 0;
+  }
+
   /** A number for a ramblock's name, for `find`; undefined when there are too many. */
   blockNumber(name: string): number | undefined {
     const known = this.#blockNumbers.get(name);

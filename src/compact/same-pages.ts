@@ -61,6 +61,11 @@ export class SamePages {
     this.#hashes[slot] = high;
   }
 
+  /** Nothing is known of any slot. */
+  clear(): void {
+    this.#hashes.fill(0);
+  }
+
   /** The content of a slot has changed, and its hash is not known. */
   forget(slot: number): void {
     this.#hashes[slot] = 0;

@@ -17,6 +17,12 @@ export class SlotOrder {
     return this.#oldest;
   }
 
+  /** There are none any more. */
+  clear(): void {
+    this.#newest = NONE;
+    this.#oldest = NONE;
+  }
+
   addNewest(slot: number): void {
     this.#older[slot] = this.#newest;
     this.#newer[slot] = NONE;

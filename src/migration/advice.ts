@@ -60,6 +60,9 @@ const ADVICE: Readonly<Record<string, string | Readonly<Record<Side, string>>>> 
   WIRE_PSK_PERMISSIONS: "chmod 600 it; if others may have read it, make a new one with godwit key",
   WIRE_BAD_ADDRESS: "give ADDR, ADDR:PORT or [IPV6]:PORT",
   QMP_CLOSED: "check that QEMU still runs, and see its log",
+  CONTROL_GIVEN_UP:
+    "ask for less with --max-downtime, --deadline or --max-bytes, or let --on-stall give something else up",
+  MIGRATION_TRACE_UNWRITABLE: "name another file with --trace",
   PEER_REFUSED: "change what it names, and try again",
 };
 

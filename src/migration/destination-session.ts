@@ -98,6 +98,7 @@ export class Session {
       send: (message) => this.#peer.send(message),
       onRoom: () => this.#peer.onRoom(),
       onError: (error) => this.#onStreamError(error),
+      ping: () => this.#peer.ping(),
       wireBytes: () => this.#peer.receivedBytes,
       ...(options.threads !== undefined && { threads: options.threads }),
       onWarning: (message) => this.#warn(message),

@@ -61,6 +61,11 @@ export class Outgoing {
     else this.#pack(sizes, batch, packing, slot);
   }
 
+  /** What was not written yet went with the connection. */
+  drop(): void {
+    this.#frames.length = 0;
+  }
+
   /** The stream ends here. */
   end(rawBytes: number): void {
     this.#enqueue({ type: "END", chunks: [encodeMessage({ type: "END", rawBytes })] });
@@ -96,11 +101,13 @@ export class Outgoing {
       this.#packingBytes -= bodyBytes;
       const isPacked = result.bytes > 0;
       const body = isPacked ? slot.output.subarray(0, result.bytes) : slot.input.subarray(0, bodyBytes);
-      const encoded = Buffer.from(body); // the slot is for the next one, and this may wait
+      if (this.#frames.includes(frame)) {
+        const encoded = Buffer.from(body); // the slot is for the next one, and this may wait
+        frame.chunks = [this.#head(sizes, isPacked ? packing.codec : "none", encoded.length), encoded];
+        this.#writeReady();
+      }
       workbench.release(slot);
-      frame.chunks = [this.#head(sizes, isPacked ? packing.codec : "none", encoded.length), encoded];
-      this.#writeReady();
-      onPacked(packing, bodyBytes, encoded.length, result.ms);
+      onPacked(packing, bodyBytes, body.length, result.ms);
     });
   }
 

@@ -8,8 +8,16 @@ import { MessageOrder, type Role } from "../wire/sequence.ts";
 
 /** How often the peer is asked whether it is there; also the round trip is measured so. */
 const PING_MS = 500;
-/** A peer that was silent for so long is gone. */
-const SILENCE_MS = 15_000;
+/**
+ * A peer that was silent for so long is gone; the connection is then made anew, so a mistake costs little. While the guest is stopped,
+ * waiting costs more than that.
+ */
+const SILENCE_MS = 4000;
+const STOPPED_SILENCE_MS = 1500;
+/** The longest that a look at the clock counts as silence: after a longer time this process stood still, and heard nobody. */
+const MAX_TICK_MS = 2 * PING_MS;
+/** PONGs that wait to be sent, at most: a peer that asks on and on and does not read the answers is none. */
+const MAX_PONGS = 1024;
 /** How long a peer gets to hear the last words, and to close its side. */
 const GOODBYE_MS = 2_000;
 
@@ -31,31 +39,40 @@ export class Peer {
   readonly #connection: Connection;
   readonly #order: MessageOrder;
   readonly #reader: MessageReader;
-  readonly #handler: PeerHandler;
   readonly #isReceiver: boolean;
-  /** PINGs that are not answered: what had been sent before each, and who waits for the answer. */
-  readonly #pings: { readonly sentBytes: number; readonly answered: (hasCome: boolean) => void }[] = [];
+  /** PINGs that are not answered: when they were sent, what had been sent before, and who waits for the answer. */
+  readonly #pings: {
+    readonly atMs: number;
+    readonly sentBytes: number;
+    readonly answered: (hasCome: boolean) => void;
+  }[] = [];
+  /** Who gets what the peer says. */
+  handler: PeerHandler;
+  /** Whether the guest is stopped, so that the peer's silence is noticed sooner. */
+  isUrgent = false;
   #isClosed = false;
   #pulse: NodeJS.Timeout | undefined;
-  #heardAtMs = performance.now();
+  #tickAtMs = 0;
+  #silentMs = 0;
+  #waitingPongs = 0;
 
   constructor(connection: Connection, role: Role, handler: PeerHandler) {
     this.#connection = connection;
     this.#order = new MessageOrder(role);
     this.#isReceiver = role === "receiver";
-    this.#handler = handler;
+    this.handler = handler;
     this.#reader = new MessageReader({
       onMessage: (message) => this.#onMessage(message),
       onData: (header) => {
         this.#order.received("DATA");
-        return handler.onData?.(header) ?? null;
+        return this.handler.onData?.(header) ?? null;
       },
-      onDataComplete: (header, body) => handler.onDataComplete?.(header, body),
+      onDataComplete: (header, body) => this.handler.onDataComplete?.(header, body),
       onRepair: (header) => {
         this.#order.received("REPAIR");
-        return handler.onRepair!(header);
+        return this.handler.onRepair!(header);
       },
-      onRepairComplete: (header) => handler.onRepairComplete?.(header),
+      onRepairComplete: (header) => this.handler.onRepairComplete?.(header),
     });
     this.closed = connection.closed.then((error) => {
       clearInterval(this.#pulse);
@@ -65,7 +82,7 @@ export class Peer {
     });
     this.closed.catch(() => {});
     connection.receive((chunk) => {
-      this.#heardAtMs = performance.now();
+      this.#silentMs = 0;
       try {
         if (!this.#reader.push(chunk)) connection.pause();
       } catch (error) {
@@ -89,20 +106,27 @@ export class Peer {
   /** Starts to ask the peer now and then whether it is there. To be called once the greeting is over. */
   startPulse(): void {
     void this.ping();
-    this.#pulse = setInterval(() => {
-      if (performance.now() - this.#heardAtMs > SILENCE_MS && !this.#reader.waiting) {
-        const message = `${this.address} has been silent for ${SILENCE_MS / 1000} s`;
-        this.#connection.destroy(new GodwitError("WIRE_CLOSED", message));
-      } else void this.ping();
-    }, PING_MS);
+    this.#tickAtMs = performance.now();
+    this.#pulse = setInterval(() => this.#tick(), PING_MS);
+  }
+
+  #tick(): void {
+    const now = performance.now();
+    this.#silentMs += Math.min(now - this.#tickAtMs, MAX_TICK_MS);
+    this.#tickAtMs = now;
+    if (this.#reader.waiting) this.#silentMs = 0; // it is we who do not listen
+    if (this.#silentMs < (this.isUrgent ? STOPPED_SILENCE_MS : SILENCE_MS)) return void this.ping();
+    const message = `${this.address} has been silent for ${(this.#silentMs / 1000).toFixed(1)} s`;
+    this.destroy(new GodwitError("WIRE_CLOSED", message));
   }
 
   /** Asks the peer for a sign of life. Resolves when it has come, so all that was sent before has too; with false if it never will. */
   async ping(): Promise<boolean> {
     if (this.#isClosed) return false;
     const { promise, resolve } = Promise.withResolvers<boolean>();
-    this.#pings.push({ sentBytes: this.backlog.sentBytes, answered: resolve });
-    this.send({ type: "PING", opaque: BigInt(Math.round(performance.now() * 1000)) });
+    const atMs = performance.now();
+    this.#pings.push({ atMs, sentBytes: this.backlog.sentBytes, answered: resolve });
+    this.send({ type: "PING", opaque: BigInt(Math.round(atMs * 1000)) });
     return promise;
   }
 
@@ -110,13 +134,17 @@ export class Peer {
     this.writeAs(message.type, [encodeMessage(message)]);
   }
 
-  /** Sends an encoded message of the given type. The chunks must not change until the peer has acknowledged them. */
-  writeAs(type: MessageType, chunks: readonly Uint8Array[]): void {
+  /**
+   * Sends an encoded message of the given type. The chunks must not change until the peer has acknowledged them.
+   *
+   * @param done is called when the system has taken them, or never will
+   */
+  writeAs(type: MessageType, chunks: readonly Uint8Array[], done?: () => void): void {
     this.#order.sent(type);
     let bytes = 0;
     for (const chunk of chunks) bytes += chunk.length;
     this.backlog.sent(bytes);
-    this.#connection.write(chunks);
+    this.#connection.write(chunks, done);
   }
 
   /** There is room for DATA again. */
@@ -142,9 +170,10 @@ export class Peer {
     await this.closed.catch(() => {});
   }
 
-  destroy(): void {
+  /** Drops the connection. @param reason what `closed` rejects with */
+  destroy(reason?: GodwitError): void {
     clearInterval(this.#pulse);
-    this.#connection.destroy();
+    this.#connection.destroy(reason);
   }
 
   /** What it sent is nothing to go on with. During the greeting it is told so: it may be of another version. */
@@ -163,16 +192,24 @@ export class Peer {
 
   #onMessage(message: Message): void {
     this.#order.received(message.type);
-    if (message.type === "PING") this.send({ type: "PONG", opaque: message.opaque });
-    else if (message.type === "PONG") this.#onPong(Number(message.opaque) / 1000);
-    else this.#handler.onMessage(message);
+    if (message.type === "PING") this.#answer(message.opaque);
+    else if (message.type === "PONG") this.#onPong();
+    else this.handler.onMessage(message);
   }
 
-  #onPong(askedAtMs: number): void {
-    const nowMs = performance.now();
-    this.backlog.roundTrip(nowMs - askedAtMs);
+  #answer(opaque: bigint): void {
+    if (this.#waitingPongs === MAX_PONGS) {
+      throw new GodwitError("WIRE_BAD_MESSAGE", `the peer asks ${MAX_PONGS} times without reading an answer`);
+    }
+    this.#waitingPongs++;
+    this.writeAs("PONG", [encodeMessage({ type: "PONG", opaque })], () => this.#waitingPongs--);
+  }
+
+  #onPong(): void {
     const ping = this.#pings.shift();
-    if (ping === undefined) return;
+    if (ping === undefined) throw new GodwitError("WIRE_OUT_OF_ORDER", "the peer answers a PING that was not sent");
+    const nowMs = performance.now();
+    this.backlog.roundTrip(nowMs - ping.atMs);
     // The sender's messages are acknowledged by ACKs.
     if (this.#isReceiver) this.backlog.acked(ping.sentBytes, ping.sentBytes, nowMs);
     ping.answered(true);

@@ -1,10 +1,11 @@
 import net from "node:net";
 import type { DecodedCounts } from "../compact/decoder.ts";
 import { GodwitError } from "../errors.ts";
-import { type DataHeader, MAX_RETURN_BYTES, type Message, type RepairHeader } from "../wire/messages.ts";
+import type { DataHeader, Message, RepairHeader } from "../wire/messages.ts";
 import { BodySlots } from "./body-slots.ts";
 import type { AgreedPlaces } from "./place-pages.ts";
 import { Restorer } from "./restorer.ts";
+import { ReturnPath } from "./return-path.ts";
 import { WINDOW_BYTES } from "./window.ts";
 import { defaultThreads } from "./workers/threads.ts";
 import { type Slot, Workbench } from "./workers/workbench.ts";
@@ -23,8 +24,10 @@ const ACK_MS = 2;
 export interface ReceiverOptions {
   /** See RestorerOptions. */
   cachePages?: number;
-  /** Sends a message to the peer. */
+  /** Sends a message to the peer, if there is a connection. */
   send: (message: Message) => void;
+  /** See Peer.ping. */
+  ping: () => Promise<boolean>;
   /** There is room for DATA again, after `onData` returned null. */
   onRoom: () => void;
   onError: (error: GodwitError) => void;
@@ -36,6 +39,8 @@ export interface ReceiverOptions {
   onWarning?: (message: string) => void;
 }
 
+const NOTHING: Uint8Array = new Uint8Array(0);
+
 /** A body on its way into the destination QEMU, in order. */
 interface Job {
   readonly header: DataHeader;
@@ -45,13 +50,16 @@ interface Job {
   unpackSlot?: Slot;
   /** The body, once it is unpacked. */
   body?: Uint8Array;
+  /** Where it is restored, once there is room for that. */
+  output?: number;
 }
 
 /** A job that has an output. */
 interface Restoring extends Job {
   readonly output: number;
-  /** Its raw bytes, once they are complete. */
-  raw?: Uint8Array;
+  /** Its raw bytes, once they are complete; undefined where some of them will never come. */
+  raw?: Uint8Array | undefined;
+  isDone: boolean;
 }
 
 /**
@@ -73,12 +81,18 @@ export class StreamReceiver {
   /** In order: those that wait for an output, and before them those that have one and are not written. */
   readonly #waiting: Job[] = [];
   readonly #restoring: Restoring[] = [];
+  /** Those that the destination QEMU has not taken. */
+  #writing = 0;
   #qemu: net.Socket | undefined;
   /** Raw offset of the next DATA message. */
   #expectedOffset = 0;
   #writtenBytes = 0;
   #endOffset: number | undefined;
-  #returnBytes = 0;
+  /** Between two connections: resolves when all that has arrived is written, or given up. */
+  #settled: PromiseWithResolvers<number> | undefined;
+  /** A body of the lost connection will never be complete, so those behind it are of no use. */
+  #isGivingUp = false;
+  readonly #returnPath: ReturnPath;
   /** Bodies that have arrived and are not written, as they stood on the wire: to the sender they are still in flight. */
   #queuedBytes = 0;
   #lastWriteMs = 0;
@@ -93,6 +107,11 @@ export class StreamReceiver {
     this.#restorer = new Restorer({ cachePages, send, onOwed: onRoom, onWarning });
     this.#workbench = new Workbench(Math.max(1, threads) * BODIES_A_THREAD + SPARE_BODIES, threads, onWarning);
     this.#workbench.start();
+    this.#returnPath = new ReturnPath({
+      send: (message) => this.#send(message),
+      ping: options.ping,
+      onRoom: (hasRoom) => (hasRoom ? this.#qemu?.resume() : this.#qemu?.pause()),
+    });
   }
 
   /** Bytes that the destination QEMU's socket has taken. */
@@ -150,10 +169,8 @@ export class StreamReceiver {
     });
     this.#qemu = socket;
     socket.on("error", (cause) => this.#fail(broken(cause)));
-    socket.on("data", (bytes) => this.#onReturn(bytes));
-    socket.on("end", () => {
-      if (!this.#isStopped) this.#options.send({ type: "RETURN_END", returnBytes: this.#returnBytes });
-    });
+    socket.on("data", (bytes) => this.#returnPath.write(bytes));
+    socket.on("end", () => this.#returnPath.end());
   }
 
   /**
@@ -238,6 +255,42 @@ export class StreamReceiver {
     this.#endIfDone();
   }
 
+  /**
+   * The connection is gone, and nothing of it is handed over any more. Writes what has arrived whole, up to the first body for which
+   * the peer was to be asked; may be called again meanwhile. Resolves when the destination QEMU has taken it, with its raw offset.
+   */
+  detach(): Promise<number> {
+    if (this.#settled === undefined) {
+      this.#settled = Promise.withResolvers();
+      if (this.#readingInto !== undefined) this.#slots.release(this.#readingInto);
+      this.#readingInto = undefined;
+      this.#restorer.detach();
+      this.#settleIfDone();
+    }
+    return this.#settled.promise;
+  }
+
+  /**
+   * There is a new connection, whose DATA begin where `detach` said.
+   *
+   * @param returnOffset how much of the return path the source QEMU was given
+   * @throws GodwitError PEER_BAD_OFFSET when what follows that is not kept any more
+   */
+  attach(returnOffset: number): void {
+    this.#settled = undefined;
+    this.#isGivingUp = false;
+    this.#restorer.attach();
+    this.#expectedOffset = this.#writtenBytes;
+    this.#ackedBytes = this.#writtenBytes;
+    this.#endOffset = undefined; // the peer says it again
+    if (this.#returnPath.resume(returnOffset)) return;
+    throw new GodwitError("PEER_BAD_OFFSET", "the peer lacks more of the return path than is kept", { returnOffset });
+  }
+
+  #settleIfDone(): void {
+    if (this.#waiting.length + this.#restoring.length + this.#writing === 0) this.#settled?.resolve(this.#writtenBytes);
+  }
+
   /** Ends everything; the destination QEMU sees its socket closed. */
   stop(): void {
     this.#isStopped = true;
@@ -251,11 +304,13 @@ export class StreamReceiver {
   #advance(): void {
     try {
       for (let job = this.#waiting[0]; job?.body !== undefined && !this.#isStopped; job = this.#waiting[0]) {
-        const output = this.#restorer.takeOutput();
-        if (output === undefined) return;
+        const output = this.#isGivingUp ? undefined : this.#restorer.takeOutput();
+        if (output === undefined && !this.#isGivingUp) return;
         this.#waiting.shift();
-        this.#restore({ ...job, output }, job.body);
+        if (output === undefined) this.#release(job);
+        else this.#restore({ ...job, output, isDone: false }, job.body);
       }
+      this.#settleIfDone();
     } catch (error) {
       this.#fail(error as GodwitError);
     }
@@ -263,8 +318,9 @@ export class StreamReceiver {
 
   #restore(job: Restoring, body: Uint8Array): void {
     this.#restoring.push(job);
-    const complete = (raw: Uint8Array): void => {
+    const complete = (raw: Uint8Array | undefined): void => {
       job.raw = raw;
+      job.isDone = true;
       this.#writeComplete();
     };
     const raw = this.#restorer.restore(job.header, body, job.output);
@@ -273,27 +329,45 @@ export class StreamReceiver {
   }
 
   #writeComplete(): void {
-    for (let job = this.#restoring[0]; job?.raw !== undefined && !this.#isStopped; job = this.#restoring[0]) {
+    for (let job = this.#restoring[0]; job?.isDone && !this.#isStopped; job = this.#restoring[0]) {
       this.#restoring.shift();
-      this.#write(job, job.raw);
+      if (job.raw === undefined) this.#giveUp();
+      if (job.raw === undefined || this.#isGivingUp) this.#release(job);
+      else this.#write(job, job.raw);
     }
+    if (this.#isGivingUp) this.#advance();
   }
 
-  #write({ header, slot, unpackSlot, output }: Restoring, raw: Uint8Array): void {
+  /** The next body will never be complete: it goes, and all behind it as soon as nobody works on them. */
+  #giveUp(): void {
+    this.#isGivingUp = true;
+    for (const job of this.#packed.splice(0)) job.body = NOTHING;
+  }
+
+  #write(job: Restoring, raw: Uint8Array): void {
+    this.#writing++;
     this.#qemu!.write(raw, (error) => {
-      this.#slots.release(slot);
-      if (unpackSlot !== undefined) this.#workbench.release(unpackSlot);
-      this.#restorer.releaseOutput(output);
+      this.#writing--;
+      if (!error && !this.#isStopped) {
+        this.#writtenBytes += job.header.rawBytes;
+        this.#lastWriteMs = performance.now();
+        this.#acknowledgeSoon();
+      }
+      this.#release(job);
       if (error || this.#isStopped) return;
-      this.#writtenBytes += header.rawBytes;
-      this.#queuedBytes -= header.encodedBytes;
-      this.#lastWriteMs = performance.now();
-      this.#acknowledgeSoon();
       this.#unpack();
       this.#advance();
       this.#endIfDone();
       this.#options.onRoom();
     });
+  }
+
+  /** The job is done with, written or not: what it took is there for the next ones. */
+  #release({ header, slot, unpackSlot, output }: Job): void {
+    this.#queuedBytes -= header.encodedBytes;
+    this.#slots.release(slot);
+    if (unpackSlot !== undefined) this.#workbench.release(unpackSlot);
+    if (output !== undefined) this.#restorer.releaseOutput(output);
   }
 
   #endIfDone(): void {
@@ -303,7 +377,7 @@ export class StreamReceiver {
   }
 
   #acknowledgeSoon(): void {
-    if (this.#ackTimer !== undefined || this.#isStopped) return;
+    if (this.#ackTimer !== undefined || this.#isStopped || this.#settled !== undefined) return;
     const waitMs = this.#ackedAtMs + ACK_MS - performance.now();
     if (waitMs <= 0) this.#acknowledge();
     else this.#ackTimer = setTimeout(() => this.#acknowledge(), waitMs);
@@ -316,15 +390,11 @@ export class StreamReceiver {
     this.#ackedBytes = this.#writtenBytes;
     const receivedBytes = this.#options.wireBytes();
     const wireBytes = receivedBytes - this.#queuedBytes;
-    this.#options.send({ type: "ACK", rawOffset: this.#writtenBytes, wireBytes, receivedBytes });
+    this.#send({ type: "ACK", rawOffset: this.#writtenBytes, wireBytes, receivedBytes });
   }
 
-  #onReturn(bytes: Uint8Array): void {
-    for (let at = 0; at < bytes.length && !this.#isStopped; at += MAX_RETURN_BYTES) {
-      const part = bytes.subarray(at, at + MAX_RETURN_BYTES);
-      this.#options.send({ type: "RETURN", returnOffset: this.#returnBytes, bytes: part });
-      this.#returnBytes += part.length;
-    }
+  #send(message: Message): void {
+    if (!this.#isStopped && this.#settled === undefined) this.#options.send(message);
   }
 
   #fail(error: GodwitError): void {

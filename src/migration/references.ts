@@ -86,6 +86,11 @@ export class PlaceReferences implements References {
     }
   }
 
+  /** Those that are not settled went with their connection: nobody asks for them any more. */
+  drop(): void {
+    this.#referred.clear();
+  }
+
   #judge({ record, pages, hasFailed }: Referred): void {
     if (record === undefined) return;
     record.pages += pages;

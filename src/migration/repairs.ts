@@ -3,7 +3,7 @@ import type { Message, RepairHeader } from "../wire/messages.ts";
 
 interface Wanted {
   readonly target: Uint8Array;
-  readonly done: () => void;
+  readonly done: (hasCome: boolean) => void;
 }
 
 /** Raw ranges that were asked for again, because what a reference gave was not what the source had. */
@@ -22,12 +22,20 @@ export class Repairs {
     return this.#wanted.size > 0 || this.#arriving !== undefined;
   }
 
-  /** Asks the peer for the raw range from `rawOffset` on that fills `target`; resolves when it does. */
-  async ask(rawOffset: number, target: Uint8Array): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
+  /** Asks the peer for the raw range from `rawOffset` on that fills `target`. Resolves when it does; with false if it never will. */
+  async ask(rawOffset: number, target: Uint8Array): Promise<boolean> {
+    const { promise, resolve } = Promise.withResolvers<boolean>();
     this.#wanted.set(rawOffset, { target, done: resolve });
     this.#send({ type: "NACK", rawOffset, rawBytes: target.length });
-    await promise;
+    return promise;
+  }
+
+  /** The peer that owes them is gone. */
+  drop(): void {
+    this.#arriving?.done(false);
+    this.#arriving = undefined;
+    for (const { done } of this.#wanted.values()) done(false);
+    this.#wanted.clear();
   }
 
   /** See MessageHandler. @throws GodwitError PEER_BAD_REPAIR when it is not a range that was asked for */
@@ -46,7 +54,7 @@ export class Repairs {
 
   /** See MessageHandler. */
   onRepairComplete(): void {
-    this.#arriving?.done();
+    this.#arriving?.done(true);
     this.#arriving = undefined;
   }
 }

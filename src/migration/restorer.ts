@@ -41,6 +41,7 @@ export class Restorer {
   readonly #repairs: Repairs;
   #placePages: PlacePages | undefined;
   #nackedPages = 0;
+  #isDetached = false;
   #isStopped = false;
 
   constructor(options: RestorerOptions) {
@@ -105,28 +106,40 @@ export class Restorer {
 
   /**
    * The raw bytes of a body, which may be a view of it; at once unless it refers to such. Until they are there, and as long as
-   * they are used, `body` and `output` are to be left alone.
+   * they are used, `body` and `output` are to be left alone. Undefined where the peer was to be asked for some, and is gone.
    *
    * @throws GodwitError FORM_TOKENS
    */
-  restore(header: DataHeader, body: Uint8Array, output: number): Uint8Array | Promise<Uint8Array> {
+  restore(header: DataHeader, body: Uint8Array, output: number): Uint8Array | Promise<Uint8Array | undefined> {
     const { tokenBytes, rawBytes, rawOffset } = header;
     const { bytes, placeRuns } = this.#decoder.decode(body, tokenBytes, rawBytes, this.#kernels.bytes, output);
     if (placeRuns.length === 0) return bytes;
-    return this.#fill(placeRuns, rawOffset - output).then(() => bytes);
+    return this.#fill(placeRuns, rawOffset - output).then((isWhole) => (isWhole ? bytes : undefined));
   }
 
   /** @param shift from addresses to raw offsets */
-  async #fill(runs: readonly PlaceRun[], shift: number): Promise<void> {
+  async #fill(runs: readonly PlaceRun[], shift: number): Promise<boolean> {
     const bad = await this.#placePages!.fill(runs);
-    if (this.#isStopped || bad.length === 0) return;
+    if (bad.length === 0) return true;
+    if (this.#isDetached || this.#isStopped) return false;
     const repairs = bad.map(({ address, count }) => {
       this.#nackedPages += count;
       const target = this.#kernels.bytes.subarray(address, address + count * PAGE_RECORD_BYTES);
       return this.#repairs.ask(address + shift, target);
     });
     this.#options.onOwed();
-    await Promise.all(repairs);
+    return (await Promise.all(repairs)).every((hasCome) => hasCome);
+  }
+
+  /** The connection is gone: whatever was asked for does not come, and nothing is asked for, until `attach`. */
+  detach(): void {
+    this.#isDetached = true;
+    this.#repairs.drop();
+  }
+
+  /** There is a new connection. All bodies of the old one are restored or were given up. */
+  attach(): void {
+    this.#isDetached = false;
   }
 
   /** See MessageHandler. @throws GodwitError PEER_BAD_REPAIR */

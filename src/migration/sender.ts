@@ -7,6 +7,7 @@ import { BATCH_PAYLOAD_BYTES } from "../compact/limits.ts";
 import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";
 import { StreamParser } from "../stream/parser.ts";
+import { noting, type SentPages } from "../stream/sent-pages.ts";
 import { Backlog } from "../wire/backlog.ts";
 import { writeRepairHeader } from "../wire/encoding.ts";
 import { type Codec, type Message, REPAIR_HEADER_BYTES, type RepairHeader } from "../wire/messages.ts";
@@ -16,6 +17,7 @@ import { type Intake, openIntake } from "./intake.ts";
 import { type CodecCounts, Outgoing } from "./outgoing.ts";
 import { Pacer } from "./pacer.ts";
 import { PlaceReferences } from "./references.ts";
+import { Replay } from "./replay.ts";
 import { createSenderKernels, type Referable } from "./sender-kernels.ts";
 import { RawWindow } from "./window.ts";
 import { defaultThreads } from "./workers/threads.ts";
@@ -38,6 +40,7 @@ const BODIES_A_THREAD = 2;
 const BODIES_A_READ = 4;
 
 type Acknowledgement = Omit<Extract<Message, { type: "ACK" }>, "type">;
+type Return = Omit<Extract<Message, { type: "RETURN" }>, "type">;
 
 /** What the sender writes to. */
 export interface Outlet {
@@ -64,6 +67,8 @@ export interface SenderOptions {
   /** Something costs more bytes than it might. */
   onWarning?: (message: string) => void;
   onEvent?: (event: StreamEvent) => void;
+  /** Notes the pages that are sent. */
+  sentPages?: SentPages;
   onError: (error: GodwitError) => void;
   /** For tests: time in milliseconds. */
   now?: () => number;
@@ -92,6 +97,9 @@ export class StreamSender {
   readonly #restoring = new Backlog(RESTORING_MS, MIN_RESTORING_BYTES);
   readonly #pacer: Pacer;
   #intake: Intake | undefined;
+  /** Between two connections, and until what the lost one took with it was sent again: what is encoded goes out by `Replay`. */
+  #isDetached = false;
+  #replay: Replay | undefined;
   #isPaused = false;
   #isUrgent = false;
   #hasEnded = false;
@@ -100,6 +108,7 @@ export class StreamSender {
   #aheadTimer: NodeJS.Timeout | undefined;
   #paceTimer: NodeJS.Timeout | undefined;
   #ackedRawBytes = 0;
+  #returnBytes = 0;
   #lastReadMs = 0;
   #encodeMs = 0;
 
@@ -113,7 +122,9 @@ export class StreamSender {
     if (referable !== undefined) this.#references = new PlaceReferences(matcher, (place) => this.#onSwitchedOff(place));
     this.#cache = cache;
     this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent, this.#references, cache);
-    this.#parser = new StreamParser(kernels.scanner, this.#encoder);
+    const { sentPages } = options;
+    const handler = sentPages === undefined ? this.#encoder : noting(this.#encoder, sentPages);
+    this.#parser = new StreamParser(kernels.scanner, handler);
     this.#maxPacking = Math.max(1, threads) * BODIES_A_THREAD;
     this.#workbench = new Workbench(this.#maxPacking + BODIES_A_READ, threads, onWarning);
     this.#choice = new CodecChoice(threads, packing === "auto" ? undefined : packing, options.onPacking);
@@ -160,6 +171,10 @@ export class StreamSender {
   get work(): { encodeMs: number; packMs: number } {
     return { encodeMs: this.#encodeMs, packMs: this.#workbench.cpuMs };
   }
+  /** How fast the destination restores the stream, and for how long in all it was waited for. */
+  get restoring(): { bytesPerSecond: number; heldMs: number } {
+    return { bytesPerSecond: this.#restoring.goodputBytesPerSecond, heldMs: this.#holds.restoringMs(this.#now()) };
+  }
   /** Whether the source QEMU has closed its end. */
   get hasEnded(): boolean {
     return this.#hasEnded;
@@ -182,8 +197,18 @@ export class StreamSender {
     });
   }
 
-  /** Bytes of the return path, for the source QEMU. */
-  writeReturn(bytes: Uint8Array): void {
+  /** Bytes of the return path that the source QEMU was given. */
+  get returnBytes(): number {
+    return this.#returnBytes;
+  }
+
+  /** Bytes of the return path, for the source QEMU. @throws GodwitError PEER_BAD_OFFSET when they do not follow what came before */
+  writeReturn({ returnOffset, bytes }: Return): void {
+    if (returnOffset !== this.#returnBytes) {
+      const details = { returnOffset, expected: this.#returnBytes };
+      throw new GodwitError("PEER_BAD_OFFSET", "the peer sent the return path out of order", details);
+    }
+    this.#returnBytes += bytes.length;
     this.#intake?.socket.write(bytes);
   }
 
@@ -213,14 +238,61 @@ export class StreamSender {
     if (rawOffset > this.#encoder.offset) {
       throw new GodwitError("PEER_BAD_ACK", "the peer acknowledged bytes that were not sent", { rawOffset });
     }
-    this.#ackedRawBytes = Math.max(this.#ackedRawBytes, rawOffset);
-    this.#window.release(this.#ackedRawBytes);
-    this.#references?.acknowledged(this.#ackedRawBytes);
+    this.#release(rawOffset);
     const { backlog } = this.#outlet;
     backlog.acked(wireBytes, receivedBytes, this.#now());
     if (backlog.minRttMs !== undefined) this.#restoring.roundTrip(backlog.minRttMs);
     this.#restoring.acked(rawOffset, rawOffset, this.#now());
     this.#resumeIfPossible();
+  }
+
+  /** The connection is gone: nothing is written, and the source QEMU is held back, until `resume`. */
+  detach(): void {
+    this.#isDetached = true;
+    this.#replay = undefined;
+    this.#outgoing.drop();
+    this.#holds.set("other", this.#now());
+  }
+
+  /**
+   * There is a new connection: what the destination has not got is sent again, then what follows.
+   *
+   * @param rawOffset up to which the destination QEMU was fed
+   * @throws GodwitError PEER_BAD_OFFSET when that is not in what is kept
+   */
+  resume(rawOffset: number): void {
+    if (rawOffset < this.#ackedRawBytes || rawOffset > this.#encoder.offset) {
+      const details = { rawOffset, ackedRawBytes: this.#ackedRawBytes, sentRawBytes: this.#encoder.offset };
+      throw new GodwitError("PEER_BAD_OFFSET", "the peer wants to go on where it can't be", details);
+    }
+    this.#release(rawOffset);
+    this.#references?.drop();
+    this.#restoring.restart(rawOffset);
+    this.#replay = new Replay(this.#window, rawOffset, (batch) => this.#send(batch));
+    this.#isPaused = true;
+    this.#resumeIfPossible();
+  }
+
+  /** Sends again while there is room. True once all is, so that what comes now is sent as ever. */
+  #catchUp(replay: Replay): boolean {
+    while (this.#holdAt(this.#now()) === undefined) {
+      if (replay.sendNext(this.#encoder.offset)) continue;
+      this.#encoder.flush(); // is dropped, and counted in: it refers to what the destination may not have
+      if (replay.sendNext(this.#encoder.offset)) continue;
+      this.#references?.drop();
+      this.#cache?.clear();
+      this.#replay = undefined;
+      this.#isDetached = false;
+      if (this.#hasEnded) this.#outgoing.end(this.rawBytes);
+      return true;
+    }
+    return false;
+  }
+
+  #release(rawOffset: number): void {
+    this.#ackedRawBytes = Math.max(this.#ackedRawBytes, rawOffset);
+    this.#window.release(this.#ackedRawBytes);
+    this.#references?.acknowledged(this.#ackedRawBytes);
   }
 
   /**
@@ -265,7 +337,7 @@ export class StreamSender {
       if (this.#isUrgent) this.#flush();
       else this.#flushSoon();
     }
-    this.#isPaused = !this.#hasRoom();
+    this.#isPaused = this.#isDetached || !this.#hasRoom();
     return !this.#isPaused;
   }
 
@@ -278,12 +350,12 @@ export class StreamSender {
 
   #hasRoom(): boolean {
     const now = this.#now();
-    const hold = this.#holdAt(now);
+    const hold = this.#holdAt(now) ?? (this.#window.hasRoom ? undefined : "other");
     this.#holds.set(hold, now);
     return hold === undefined;
   }
 
-  /** What holds the source back; nothing while there is room. */
+  /** What holds back what is to be sent; nothing while there is room. */
   #holdAt(now: number): Hold | undefined {
     const waitMs = this.#pacer.waitMs(now);
     if (waitMs > 0) {
@@ -297,11 +369,13 @@ export class StreamSender {
     const comingBytes = this.#outgoing.packingBytes * this.#choice.ratio;
     if (inFlightBytes + comingBytes >= allowanceBytes) return onLinkBytes > inFlightBytes / 2 ? "link" : "other";
     if (this.#outgoing.packing >= this.#maxPacking) return "packing";
-    return this.#window.hasRoom && this.#restoring.hasRoom ? undefined : "other";
+    return this.#restoring.hasRoom ? undefined : "restoring";
   }
 
   #resumeIfPossible(): void {
-    if (!this.#isPaused || this.#isStopped || !this.#hasRoom()) return;
+    if (!this.#isPaused || this.#isStopped) return;
+    if (this.#isDetached && (this.#replay === undefined || !this.#catchUp(this.#replay))) return;
+    if (!this.#hasRoom()) return;
     this.#isPaused = false;
     this.#intake?.resume();
   }
@@ -338,10 +412,17 @@ export class StreamSender {
     if (this.#isStopped) return;
     this.#hasEnded = true;
     this.#flush();
-    this.#outgoing.end(this.rawBytes);
+    if (!this.#isDetached) this.#outgoing.end(this.rawBytes);
   }
 
   #sendBatch(batch: Batch): void {
+    if (this.#isDetached) return;
+    const startMs = this.#now();
+    this.#send(batch);
+    this.#encodeMs -= this.#now() - startMs; // it is called by the encoder
+  }
+
+  #send(batch: Batch): void {
     const now = this.#now();
     const link = this.#linkBytesPerSecond(now);
     if (this.#choice.isDue(now)) this.#choice.decide({ linkBytesPerSecond: link, ...this.#holds.take(now) }, now);
@@ -349,7 +430,6 @@ export class StreamSender {
     const packing = this.#isUrgent ? this.#choice.nextUrgent(bodyBytes, link) : this.#choice.next(bodyBytes);
     this.#restoring.sent(batch.rawBytes);
     this.#outgoing.send(batch, packing);
-    this.#encodeMs -= this.#now() - now; // it is called by the encoder
   }
 
   /** The speed of the link as far as it was seen, or the rate that a user allows it. */

@@ -98,6 +98,17 @@ export class RawWindow {
     return pieces;
   }
 
+  /** The same as addresses: pairs of from, to. */
+  pieces(rawOffset: number, bytes: number): Uint32Array {
+    const slices = this.slices(rawOffset, bytes);
+    return Uint32Array.from(
+      slices.flatMap(({ byteOffset, length }) => [
+        byteOffset - this.bytes.byteOffset,
+        byteOffset - this.bytes.byteOffset + length,
+      ]),
+    );
+  }
+
   /** The destination has all up to raw offset `acked`. What the parser still holds is kept all the same. */
   release(acked: number): void {
     const heldFrom = this.#read - (this.#writeAt - this.#parseAt);

@@ -111,6 +111,9 @@ export interface MigrationInfo {
   /** Absent before the first migration. */
   readonly status?: MigrationStatus;
   readonly ram?: MigrationRamInfo;
+  /** Pages sent with XBZRLE, and compressed (before 9.1); both only where that is switched on. */
+  readonly "xbzrle-cache"?: { readonly pages: number };
+  readonly compression?: { readonly pages: number };
   readonly "total-time"?: number;
   readonly "expected-downtime"?: number;
   readonly downtime?: number;
@@ -159,7 +162,9 @@ export interface MigrationParameters {
   readonly "avail-switchover-bandwidth"?: number;
   readonly "cpu-throttle-initial"?: number;
   readonly "cpu-throttle-increment"?: number;
+  readonly "cpu-throttle-tailslow"?: boolean;
   readonly "max-cpu-throttle"?: number;
+  readonly "throttle-trigger-threshold"?: number;
   readonly "announce-initial"?: number;
   readonly "announce-max"?: number;
   readonly "announce-rounds"?: number;

@@ -37,6 +37,14 @@ export class Backlog {
     this.#minAllowanceBytes = minAllowanceBytes;
   }
 
+  /** The connection is another one: all up to `bytes` has arrived, and nothing is in flight. What was measured of the link stays. */
+  restart(bytes: number): void {
+    this.#sentBytes = bytes;
+    this.#ackedBytes = bytes;
+    this.#receivedBytes = bytes;
+    this.#sampleAtMs = undefined;
+  }
+
   /** `bytes` were given to the transport. */
   sent(bytes: number): void {
     this.#sentBytes += bytes;

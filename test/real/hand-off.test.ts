@@ -70,6 +70,7 @@ async function faultyReceiver(pair: Pair, fault: ReceiverFault): Promise<{ port:
         send: (message) => peer.send(message),
         onRoom: () => peer.onRoom(),
         onError: () => {},
+        ping: () => peer.ping(),
         wireBytes: () => peer.receivedBytes,
       });
       await vm.start(join(folder, "s"));
@@ -145,7 +146,7 @@ async function faultySender(pair: Pair, port: number, saysCommit: boolean): Prom
       if (message.type === "WELCOME") welcome.resolve();
       if (message.type === "LOADED") loaded.resolve();
       if (message.type === "ACK") sender?.acknowledge(message);
-      if (message.type === "RETURN") sender?.writeReturn(message.bytes);
+      if (message.type === "RETURN") sender?.writeReturn(message);
     },
   });
   peer.send({
@@ -162,7 +163,7 @@ async function faultySender(pair: Pair, port: number, saysCommit: boolean): Prom
   const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(join(folder, "s"));
   await once(server, "listening");
   sender = new StreamSender(peer, { onError: loaded.reject });
-  await vm.start(join(folder, "s"), (limitMs) => limitMs);
+  await vm.start(join(folder, "s"), { limit: { downtimeLimitMs: 300, bandwidthBytesPerSecond: null } });
   const [accepted] = (await once(server, "connection")) as [net.Socket];
   server.close();
   sender.start(accepted);

@@ -83,6 +83,7 @@ async function pipeline(options: PipelineOptions = {}): Promise<Pipeline> {
         send: (message) => peer.send(message),
         onRoom: () => peer.onRoom(),
         onError: failure.reject,
+        ping: () => peer.ping(),
         wireBytes: () => peer.receivedBytes,
         ...(options.threads !== undefined && { threads: options.threads }),
       });
@@ -97,7 +98,7 @@ async function pipeline(options: PipelineOptions = {}): Promise<Pipeline> {
     onMessage: (message) => {
       if (message.type === "WELCOME") welcome.resolve();
       if (message.type === "ACK") sender.acknowledge(message);
-      if (message.type === "RETURN") sender.writeReturn(message.bytes);
+      if (message.type === "RETURN") sender.writeReturn(message);
       if (message.type === "RETURN_END") sender.endReturn();
     },
   });
@@ -291,7 +292,14 @@ test("without memory for the page cache: said once, and everything is sent", () 
   const sender = new StreamSender(outlet, { referable, cachePages, onWarning, onError: () => {} });
   sender.stop();
   const nothing = () => {};
-  const events = { send: nothing, onRoom: nothing, onError: nothing, onWarning, wireBytes: () => 0 };
+  const events = {
+    send: nothing,
+    ping: async () => true,
+    onRoom: nothing,
+    onError: nothing,
+    onWarning,
+    wireBytes: () => 0,
+  };
   const receiver = new StreamReceiver({ ...events, cachePages });
   expect(receiver.cachePages).toBe(0);
   expect(warnings).toEqual(Array(2).fill("there is no memory for the page cache: pages that change are sent whole"));

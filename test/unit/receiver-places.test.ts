@@ -42,6 +42,7 @@ class Bench {
     this.receiver = new StreamReceiver({
       cachePages: 10,
       send: (message) => void this.sent.push(message),
+      ping: async () => true,
       onRoom: () => this.flow(),
       onError: (error) => void this.errors.push(error),
       wireBytes: () => 0,
