@@ -91,10 +91,10 @@ function roundLine(event: Extract<MigrationEvent, { event: "round" }>): string {
   return `${roundName(round)}: ${what}, ${formatBytes(remainingBytes)} left`;
 }
 
-/** `the downtime is expected to be 690 ms (550 ms to 810 ms), the whole migration 12.3 s (11.9 s to 13.0 s)`. */
+/** `expected: downtime 690 ms (550 ms to 810 ms), total 12.3 s (11.9 s to 13.0 s)`. */
 export function predictedText({ downtimeMs, totalMs }: Extract<MigrationEvent, { event: "predicted" }>): string {
-  const total = totalMs === null ? "" : `, the whole migration ${estimateText(totalMs)}`;
-  return `the downtime is expected to be ${estimateText(downtimeMs)}${total}`;
+  const total = totalMs === null ? "" : `, total ${estimateText(totalMs)}`;
+  return `expected: downtime ${estimateText(downtimeMs)}${total}`;
 }
 
 function estimateText({ expected, low, high }: Estimate): string {

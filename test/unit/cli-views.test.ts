@@ -257,14 +257,14 @@ describe("the live view", () => {
       41.0 MiB left (10,496 pages) of a working set of 41.0 MiB, the guest dirties 2,068 pages/s
       link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
       1.3 s, 20,012 pages as 31.0 MiB on the wire, the guest dirties memory as fast as it is sent
-      the downtime is expected to be 660 ms (520 ms to 810 ms), the whole migration 6.5 s (6.0 s to 7.1 s
+      expected: downtime 660 ms (520 ms to 810 ms), total 6.5 s (6.0 s to 7.1 s)
       rounds stopped shrinking at 41 MB; switching costs 0.66 s, …
       ---
       round 3        [################--------]  70 %
       12.0 MiB left (3,072 pages) of a working set of 41.0 MiB, the guest dirties 2,068 pages/s
       link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
       1.3 s, 20,012 pages as 31.0 MiB on the wire, ends in less than 1 s
-      the downtime is expected to be 660 ms (520 ms to 810 ms), the whole migration 6.5 s (6.0 s to 7.1 s
+      expected: downtime 660 ms (520 ms to 810 ms), total 6.5 s (6.0 s to 7.1 s)
       rounds stopped shrinking at 41 MB; switching costs 0.66 s, …
       ---
       the guest is stopped, the rest is on its way
@@ -346,7 +346,7 @@ describe("the log", () => {
       compression is now lz4: the link has room, and packing with zstd 1 holds the migration back
       round 2: 3,072 pages in 400 ms, 12.0 MiB as 10.0 MiB on the wire (210 Mbit/s), 41.0 MiB left
       rounds stopped shrinking at 43 MB; switching costs 0.69 s, and waiting would not save enough
-      the downtime is expected to be 660 ms (520 ms to 810 ms), the whole migration 6.5 s (6.0 s to 7.1 s)
+      expected: downtime 660 ms (520 ms to 810 ms), total 6.5 s (6.0 s to 7.1 s)
       switchover after 6.5 s: the guest is stopped at the source
       loaded at the destination, 22 ms after its last byte
       handed over: the destination may run the VM
