@@ -9,6 +9,7 @@ import { inspectCommand } from "./inspect.ts";
 import { keyCommand } from "./key.ts";
 import { errorLine } from "./lines.ts";
 import { planCommand } from "./plan.ts";
+import { keepMemoryOutOfDumps } from "./process-limits.ts";
 import { receiveCommand } from "./receive.ts";
 import { replayCommand } from "./replay.ts";
 import { sendCommand } from "./send.ts";
@@ -46,6 +47,7 @@ function configure(command: Command, name: string): void {
   for (const child of command.commands) configure(child, `${name} ${child.name()}`);
 }
 configure(program, "godwit");
+keepMemoryOutOfDumps();
 
 try {
   await program.parseAsync();

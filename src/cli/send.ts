@@ -15,7 +15,6 @@ import {
   jsonOption,
   maxBandwidthOption,
   placeOf,
-  pskFileOption,
   qmpOption,
   type StoreOptions,
   stateDirOption,
@@ -24,6 +23,7 @@ import {
 } from "./options.ts";
 import { addPromiseOptions, type PromiseOptions, promisesOf } from "./promise-options.ts";
 import { runToExit } from "./run.ts";
+import { addSecurityOptions } from "./security-options.ts";
 
 interface SendOptions extends CommonOptions, StoreOptions, PromiseOptions {
   to: Address;
@@ -45,7 +45,7 @@ kB, MB, GB of 1000; kbit, Mbit, Gbit are bits.
 Examples:
   godwit send --qmp /run/vm/qmp.sock --to host-b --psk-file vm.key
   godwit send --qmp /run/vm/qmp.sock --to 10.0.0.2:7750 --psk-file vm.key --max-bandwidth 500Mbit --quit
-  godwit send --qmp /run/vm/qmp.sock --to host-b --psk-file vm.key --json | tail -n 1
+  godwit send --qmp /run/vm/qmp.sock --to host-b --tls-dir /etc/pki --json | tail -n 1
   godwit send --qmp /run/vm/qmp.sock --to host-b --psk-file vm.key --max-downtime 300 --on-stall throttle
   godwit send --qmp /run/vm/qmp.sock --to host-b --psk-file vm.key --deadline 10min --trace web1.trace
 ${EXIT_CODES_HELP}`;
@@ -54,8 +54,8 @@ export function sendCommand(): Command {
   const command = new Command("send")
     .description("move a VM from here to the `godwit receive` on another host")
     .addOption(qmpOption("source"))
-    .addOption(addressOption("--to <address[:port]>", "where godwit receive listens; the port is 7747 unless given"))
-    .addOption(pskFileOption())
+    .addOption(addressOption("--to <address[:port]>", "where godwit receive listens; the port is 7747 unless given"));
+  addSecurityOptions(command, "source")
     .addOption(jsonOption())
     .addOption(maxBandwidthOption())
     .addOption(compressOption())

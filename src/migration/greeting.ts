@@ -37,6 +37,17 @@ export function assertMatch(source: VmFacts, destination: VmFacts, allowOlderQem
   throw new GodwitError("MIGRATION_MISMATCH", message, { mismatches });
 }
 
+/**
+ * Holds a sender to the VM that the destination's user named: by its UUID, or by its name.
+ *
+ * @throws GodwitError MIGRATION_OTHER_VM
+ */
+export function assertExpectedVm({ name, uuid }: VmFacts, expected: string | undefined): void {
+  if (expected === undefined || name === expected || uuid.toLowerCase() === expected.toLowerCase()) return;
+  const message = `the destination takes the VM ${expected} only (--vm), and this is ${name ?? "one without a name"}, ${uuid}`;
+  throw new GodwitError("MIGRATION_OTHER_VM", message, { expected, name, uuid });
+}
+
 /** @throws GodwitError PEER_PAGE_FORMAT when the peer packs pages in another way than we do */
 export function assertPageFormat(theirs: number, ours: number): void {
   if (theirs === ours) return;

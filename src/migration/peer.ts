@@ -105,6 +105,7 @@ export class Peer {
 
   /** Starts to ask the peer now and then whether it is there. To be called once the greeting is over. */
   startPulse(): void {
+    if (this.#pulse !== undefined) return;
     void this.ping();
     this.#tickAtMs = performance.now();
     this.#pulse = setInterval(() => this.#tick(), PING_MS);

@@ -275,7 +275,7 @@ export class StreamSender {
 
   /** Sends again while there is room. True once all is, so that what comes now is sent as ever. */
   #catchUp(replay: Replay): boolean {
-    while (this.#holdAt(this.#now()) === undefined) {
+    while (this.#replay === replay && this.#holdAt(this.#now()) === undefined) {
       if (replay.sendNext(this.#encoder.offset)) continue;
       this.#encoder.flush(); // is dropped, and counted in: it refers to what the destination may not have
       if (replay.sendNext(this.#encoder.offset)) continue;
@@ -284,9 +284,8 @@ export class StreamSender {
       this.#replay = undefined;
       this.#isDetached = false;
       if (this.#hasEnded) this.#outgoing.end(this.rawBytes);
-      return true;
     }
-    return false;
+    return !this.#isDetached;
   }
 
   #release(rawOffset: number): void {
