@@ -43,10 +43,13 @@ export interface Scenario {
   /** Bytes per second of payload that arrive. */
   link: Steps;
   roundTripMs: number;
-  /** Saving device state, loading it, resuming. */
+  /** Saving device state. */
   deviceBytes: number;
   deviceMs: number;
+  /** The parts of the downtime that do not depend on what is left, round trips included. */
+  transferMs: number;
   loadMs: number;
+  handoffMs: number;
   resumeMs: number;
   hasSwitchoverBandwidth: boolean;
   /** A migration that has not ended by then counts as endless. */
