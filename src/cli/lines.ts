@@ -30,6 +30,12 @@ export function logLine(event: MigrationEvent, role: Role): string | undefined {
         ? `connected to ${event.peer}, ${vmText(event.vm)}, round trip ${formatDuration(event.roundTripMs)}${checkpoint}`
         : `connected by ${event.peer}, ${vmText(event.vm)}${checkpoint}`;
     }
+    case "disconnected":
+      return `the connection is lost: ${event.reason}`;
+    case "reconnecting":
+      return event.attempt === 1 ? "connecting again" : undefined;
+    case "reconnected":
+      return `connected again with ${event.peer} after ${formatDuration(event.awayMs)}, connection ${event.generation}`;
     case "started":
       return `started, ${formatBytes(event.memoryBytes)} of guest memory`;
     case "round":

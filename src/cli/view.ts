@@ -29,6 +29,8 @@ export interface ViewState {
   readonly roundBytes: number;
   /** The least that was left of it so far. */
   readonly roundLeftBytes: number;
+  /** What is done about the connection while there is none. */
+  readonly away: string | null;
 }
 
 export function initialView(role: Role): ViewState {
@@ -41,6 +43,7 @@ export function initialView(role: Role): ViewState {
     packing: undefined,
     roundBytes: 0,
     roundLeftBytes: 0,
+    away: null,
   };
 }
 
@@ -50,6 +53,12 @@ export function advanceView(view: ViewState, event: MigrationEvent): ViewState {
       return { ...view, headline: WAITING };
     case "connected":
       return { ...view, headline: view.role === "source" ? "preparing" : "waiting for the first bytes" };
+    case "disconnected":
+      return { ...view, away: "the connection is lost" };
+    case "reconnecting":
+      return { ...view, away: `the connection is lost, attempt ${formatCount(event.attempt)} to connect again` };
+    case "reconnected":
+      return { ...view, away: null };
     case "progress":
       return advanceProgress(view, event);
     case "receiving":
@@ -97,7 +106,11 @@ export function renderView(view: ViewState, columns: number): string[] {
   return lines(view).map((line) => line.slice(0, Math.max(1, columns - 1)));
 }
 
-function lines({ headline, progress, receiving, packing, roundBytes, roundLeftBytes }: ViewState): string[] {
+function lines(view: ViewState): string[] {
+  return view.away === null ? stateLines(view) : [view.away, ...stateLines(view)];
+}
+
+function stateLines({ headline, progress, receiving, packing, roundBytes, roundLeftBytes }: ViewState): string[] {
   if (headline !== null) return [headline];
   if (receiving !== undefined) return receivingLines(receiving);
   if (progress === undefined) return [];

@@ -31,6 +31,12 @@ const ADVICE: Readonly<Record<string, string | Readonly<Record<Side, string>>>> 
       "see what godwit receive says there; then start the destination QEMU and godwit receive again, and try again",
     destination: "see what godwit send says there; then start the destination QEMU and godwit receive again",
   },
+  MIGRATION_LINK_LOST: {
+    source:
+      "see what is wrong with the network, or give --reconnect-for more time; then start the destination afresh, and try again",
+    destination:
+      "see what is wrong with the network, or give --reconnect-for more time; then start the destination QEMU afresh",
+  },
   STORE_STATE_DIR: "name a folder of your own with --state-dir or GODWIT_STATE_DIR",
   STORE_NOT_WRITABLE: "check who owns the state folder, or name another one with --state-dir",
   STORE_FULL: "make room on that file system, or name a folder on another one with --state-dir",

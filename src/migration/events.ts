@@ -144,6 +144,11 @@ export type MigrationEvent =
       /** Of this VM, at the destination: pages that stand in it are sent as references. */
       checkpoint: KnownCheckpoint | null;
     }
+  /** The connection is lost: the guest runs on, and nothing is sent, until there is another one. */
+  | { event: "disconnected"; reason: string }
+  /** Another one is tried. */
+  | { event: "reconnecting"; attempt: number }
+  | { event: "reconnected"; generation: number; peer: string; awayMs: number }
   | { event: "started"; memoryBytes: number }
   /** A round has ended: what was sent in it. */
   | {

@@ -47,8 +47,8 @@ export class PeerAborted extends GodwitError {
 
 /** The destination does not begin with it. */
 export class PeerRefused extends GodwitError {
-  constructor(code: string, message: string) {
-    super("PEER_REFUSED", `the destination refuses: ${message}`, { code });
+  constructor(code: string, message: string, details: Record<string, unknown> = {}) {
+    super("PEER_REFUSED", `the destination refuses: ${message}`, { ...details, code });
   }
 }
 

@@ -24,17 +24,13 @@ export class Replay {
   sendNext(end: number): boolean {
     const rawBytes = Math.min(end - this.#at, BATCH_PAYLOAD_BYTES);
     if (rawBytes === 0) return false;
+    const rawOffset = this.#at;
+    this.#at += rawBytes; // first: sending may ask for the next one
     this.#tokens.reset();
     this.#tokens.raw(rawBytes);
-    this.#send({
-      rawOffset: this.#at,
-      rawBytes,
-      tokens: this.#tokens.bytes,
-      payloadBytes: rawBytes,
-      pieces: this.#window.pieces(this.#at, rawBytes),
-      hasDifferences: false,
-    });
-    this.#at += rawBytes;
+    const pieces = this.#window.pieces(rawOffset, rawBytes);
+    const tokens = this.#tokens.bytes;
+    this.#send({ rawOffset, rawBytes, tokens, payloadBytes: rawBytes, pieces, hasDifferences: false });
     return true;
   }
 }

@@ -161,6 +161,10 @@ export class StreamSender {
   get bodies(): Readonly<Record<Codec, CodecCounts>> {
     return this.#outgoing.counts;
   }
+  /** Of the bodies sent, what stands for the forms of pages. */
+  get tokenBytes(): number {
+    return this.#outgoing.tokenBytes;
+  }
   /** How bodies are packed by now, and why. */
   get packing(): Packing & { reason: string } {
     const { codec, level } = this.#choice.current;
@@ -282,7 +286,7 @@ export class StreamSender {
 
   /** Sends again while there is room. True once all is, so that what comes now is sent as ever. */
   #catchUp(replay: Replay): boolean {
-    while (this.#holdAt(this.#now()) === undefined) {
+    while (this.#replay === replay && this.#holdAt(this.#now()) === undefined) {
       if (replay.sendNext(this.#encoder.offset)) continue;
       this.#encoder.flush(); // is dropped, and counted in: it refers to what the destination may not have
       if (replay.sendNext(this.#encoder.offset)) continue;
@@ -291,9 +295,8 @@ export class StreamSender {
       this.#replay = undefined;
       this.#isDetached = false;
       if (this.#hasEnded) this.#outgoing.end(this.rawBytes);
-      return true;
     }
-    return false;
+    return !this.#isDetached;
   }
 
   #release(rawOffset: number): void {

@@ -165,6 +165,57 @@ function log(role: Role, events: readonly MigrationEvent[]): string {
   return `\n${events.flatMap((event) => logLine(event, role) ?? []).join("\n")}\n`;
 }
 
+const lost: readonly MigrationEvent[] = [
+  progress({}),
+  { event: "disconnected", reason: "10.0.0.2:7747 has been silent for 4.0 s" },
+  { event: "reconnecting", attempt: 1 },
+  { event: "reconnecting", attempt: 2 },
+  { event: "reconnected", generation: 3, peer: "10.0.0.3:7747", awayMs: 1530 },
+];
+
+test("a connection that is lost, and comes back", () => {
+  expect(frames("source", lost)).toMatchInlineSnapshot(`
+    "
+    connecting
+    ---
+    round 0 (bulk) [#####-------------------]  22 %
+    199 MiB left (50,944 pages) of 256 MiB
+    link 200 Mbit/s, effective 66.3 MB/s of guest memory
+    1.3 s, 20,012 pages as 31.0 MiB on the wire, round ends in about 8 s
+    ---
+    the connection is lost
+    round 0 (bulk) [#####-------------------]  22 %
+    199 MiB left (50,944 pages) of 256 MiB
+    link 200 Mbit/s, effective 66.3 MB/s of guest memory
+    1.3 s, 20,012 pages as 31.0 MiB on the wire, round ends in about 8 s
+    ---
+    the connection is lost, attempt 1 to connect again
+    round 0 (bulk) [#####-------------------]  22 %
+    199 MiB left (50,944 pages) of 256 MiB
+    link 200 Mbit/s, effective 66.3 MB/s of guest memory
+    1.3 s, 20,012 pages as 31.0 MiB on the wire, round ends in about 8 s
+    ---
+    the connection is lost, attempt 2 to connect again
+    round 0 (bulk) [#####-------------------]  22 %
+    199 MiB left (50,944 pages) of 256 MiB
+    link 200 Mbit/s, effective 66.3 MB/s of guest memory
+    1.3 s, 20,012 pages as 31.0 MiB on the wire, round ends in about 8 s
+    ---
+    round 0 (bulk) [#####-------------------]  22 %
+    199 MiB left (50,944 pages) of 256 MiB
+    link 200 Mbit/s, effective 66.3 MB/s of guest memory
+    1.3 s, 20,012 pages as 31.0 MiB on the wire, round ends in about 8 s
+    "
+  `);
+  expect(log("source", lost)).toMatchInlineSnapshot(`
+    "
+    the connection is lost: 10.0.0.2:7747 has been silent for 4.0 s
+    connecting again
+    connected again with 10.0.0.3:7747 after 1.5 s, connection 3
+    "
+  `);
+});
+
 describe("the live view", () => {
   test("of the source", () => {
     expect(frames("source", sourceEvents)).toMatchInlineSnapshot(`
