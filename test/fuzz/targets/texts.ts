@@ -1,5 +1,4 @@
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseRate } from "../../../src/cli/rate.ts";
 import { parseSize } from "../../../src/cli/size.ts";
@@ -8,6 +7,8 @@ import { formatAddress, parseAddress } from "../../../src/wire/address.ts";
 import { formatPskFile, readPskFile } from "../../../src/wire/psk.ts";
 import { mutateBytes, mutateJson } from "../mutate.ts";
 import { type FuzzTarget, WrongOutput } from "../target.ts";
+import { newFolder, removeFolders } from "../temporary.ts";
+import { exampleLines } from "./records.ts";
 
 /** What a text is read as, and what it is written as again; both must be the same. */
 const parser = (
@@ -42,11 +43,7 @@ const amounts = (name: string, refuses: RegExp, texts: readonly string[], read: 
       throw new WrongOutput(`${JSON.stringify(text)} is read as ${read(text)}`);
   });
 
-/** The example of docs/trace-format.md. */
-function traceLines(): string[] {
-  const document = readFileSync(new URL("../../../docs/trace-format.md", import.meta.url), "utf8");
-  return document.split("\n").filter((line) => line.startsWith('{"type"'));
-}
+const traceLines = () => exampleLines("trace-format.md", /^\{"type"/);
 
 const traces: FuzzTarget = {
   name: "traces of migrations",
@@ -73,7 +70,7 @@ const traces: FuzzTarget = {
   },
 };
 
-let folder: string | undefined;
+let keyPath: string | undefined;
 
 const keys: FuzzTarget = {
   name: "key files",
@@ -82,8 +79,8 @@ const keys: FuzzTarget = {
   seeds: () => [Buffer.from(formatPskFile({ identity: "godwit", key: Buffer.alloc(32, 7) }))],
   maxBytes: 3000,
   feed(input) {
-    folder ??= mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "godwit-fuzz-"));
-    const path = join(folder, "key");
+    keyPath ??= join(newFolder(), "key");
+    const path = keyPath;
     writeFileSync(path, input);
     chmodSync(path, 0o600);
     const psk = readPskFile(path);
@@ -92,8 +89,8 @@ const keys: FuzzTarget = {
       throw new WrongOutput("a key is not read as it is written");
   },
   close: () => {
-    if (folder !== undefined) rmSync(folder, { recursive: true });
-    folder = undefined;
+    keyPath = undefined;
+    removeFolders();
   },
 };
 
