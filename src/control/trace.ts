@@ -109,6 +109,8 @@ const outcome = z.object({
   predictedTotalMs: estimate.extend({ atMs }).nullable().optional(),
   /** Sent from the last sync with the guest running on. */
   residualBytes: amount.nullable().optional(),
+  /** The least seen. */
+  roundTripMs: amount.nullable().optional(),
 });
 
 export type TraceHeader = z.infer<typeof header>;

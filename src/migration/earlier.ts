@@ -24,7 +24,7 @@ function earlierOf({ first, last }: TraceEnds, identity: string): EarlierMigrati
     const { header, outcome } = reader.finish();
     const isIt = header.identity === identity && outcome?.status === "completed";
     if (!isIt || outcome.downtimeParts === null) return undefined;
-    return { parts: outcome.downtimeParts, roundTripMs: header.roundTripMs ?? 0 };
+    return { parts: outcome.downtimeParts, roundTripMs: outcome.roundTripMs ?? header.roundTripMs ?? 0 };
   } catch {
     return undefined;
   }

@@ -6,6 +6,7 @@ import { PAGE_RECORD_BYTES } from "../stream/format.ts";
 export interface Traffic {
   readonly counts: Readonly<FormCounts>;
   readonly nackedPages: number;
+  readonly tokenBytes: number;
   /** All bodies, as they were and as they stood on the wire. */
   readonly bodyBytes: number;
   readonly packedBytes: number;
@@ -19,8 +20,9 @@ export interface FormCosts {
 /**
  * The pages that were sent between two moments, by form, and what each form cost on the wire.
  *
- * A body holds pages of several forms and is packed as a whole: to each form goes its share of the body as it was. Tokens go to the
- * references that they stand for, or to zero pages where there are none.
+ * A body holds pages of several forms and is packed as a whole, and at any moment some are on their way to be sent: so a form costs what
+ * its content was, times what packing made of all that was packed meanwhile. Tokens go to the references that they stand for, or to zero
+ * pages where there are none.
  *
  * @param ratio that bodies were packed to before, for a stretch in which none was packed
  */
@@ -30,8 +32,7 @@ export function formCosts(before: Traffic, after: Traffic, ratio: number): FormC
   const { diskPages, checkpointPages, samePages, zeroPages, blankPages } = counts;
   const referred = diskPages + checkpointPages + samePages;
   const plain = zeroPages + blankPages;
-  const payloadBytes = counts.literalPages * PAGE_RECORD_BYTES + counts.deltaBytes + counts.rawBytes;
-  const tokenBytes = Math.max(0, after.bodyBytes - before.bodyBytes - payloadBytes) * packed;
+  const tokenBytes = (after.tokenBytes - before.tokenBytes) * packed;
   const repairedBytes = (after.nackedPages - before.nackedPages) * PAGE_RECORD_BYTES;
   const perReference = referred > 0 ? tokenBytes / referred : 0;
   const perRepaired = referred > samePages ? repairedBytes / (referred - samePages) : 0;

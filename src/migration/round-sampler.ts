@@ -11,7 +11,7 @@ const RESTORING_SHARE = 0.5;
 
 /** What is sampled beside QEMU. */
 export interface Sampled {
-  readonly sender: Pick<Traffic, "counts" | "nackedPages"> & {
+  readonly sender: Pick<Traffic, "counts" | "nackedPages" | "tokenBytes"> & {
     readonly bodies: Readonly<Record<Codec, CodecCounts>>;
     readonly restoring: { readonly bytesPerSecond: number; readonly heldMs: number };
   };
@@ -64,11 +64,6 @@ export class RoundSampler {
     this.#lastSync = this.#start;
   }
 
-  /** The round that runs; 0 is the bulk round. */
-  get round(): number {
-    return Math.max(0, this.#syncs - 1);
-  }
-
   /** Pages that were sent since the last sync. */
   get pagesSinceSync(): number {
     return pagesSent(this.#sampled.sender.counts) - this.#lastSync.pages;
@@ -105,7 +100,7 @@ export class RoundSampler {
     const sentBytes = (pagesSent(sender.counts) - pages) * PAGE_BYTES;
     return {
       atMs: nowMs,
-      round: this.round,
+      round: progress.dirtySyncCount - 1,
       remainingBytes: Math.max(0, progress.ramRemainingBytes - sentBytes),
       dirtyRatePagesPerSecond: progress.dirtyPagesRatePagesPerSecond,
       qemuBytesPerSecond: progress.bytesPerSecond,
@@ -161,6 +156,7 @@ export class RoundSampler {
       atMs,
       counts: { ...sender.counts },
       nackedPages: sender.nackedPages,
+      tokenBytes: sender.tokenBytes,
       bodyBytes: bodies.reduce((sum, { bodyBytes }) => sum + bodyBytes, 0),
       packedBytes: bodies.reduce((sum, { wireBytes }) => sum + wireBytes, 0),
       pages: pagesSent(sender.counts),

@@ -159,6 +159,10 @@ export class StreamSender {
   get bodies(): Readonly<Record<Codec, CodecCounts>> {
     return this.#outgoing.counts;
   }
+  /** Of the bodies sent, what stands for the forms of pages. */
+  get tokenBytes(): number {
+    return this.#outgoing.tokenBytes;
+  }
   /** How bodies are packed by now, and why. */
   get packing(): Packing & { reason: string } {
     const { codec, level } = this.#choice.current;

@@ -1,6 +1,7 @@
 import { POLICIES } from "../control/policies/all.ts";
 import type { Decision, Policy } from "../control/policy.ts";
 import type { Promises } from "../control/promises.ts";
+import type { RoundSample } from "../control/samples.ts";
 import { TRACE_FORMAT, TRACE_VERSION } from "../control/trace.ts";
 import type { GodwitError } from "../errors.ts";
 import type { QmpEvent } from "../qemu/commands.ts";
@@ -9,15 +10,13 @@ import { type MigrationProgress, migrationProgress } from "../qemu/migrate.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
 import { HistoryStore } from "../store/history.ts";
 import { PAGE_BYTES } from "../stream/format.ts";
-import type { SentPages } from "../stream/sent-pages.ts";
 import { momentOf } from "./downtime.ts";
 import { earlierMigrations } from "./earlier.ts";
 import type { EventListener, SourceSummary } from "./events.ts";
 import { PROGRAM } from "./greeting.ts";
-import type { Peer } from "./peer.ts";
 import { type Predicted, Predictions } from "./predictions.ts";
 import { ProgressMeter, pagesSent } from "./progress.ts";
-import { RoundSampler } from "./round-sampler.ts";
+import { RoundSampler, type Sampled } from "./round-sampler.ts";
 import type { StreamSender } from "./sender.ts";
 import type { SourceOffers } from "./source-offers.ts";
 import type { SourceVm } from "./source-vm.ts";
@@ -26,6 +25,8 @@ import { TraceRecorder } from "./trace-recorder.ts";
 
 /** How often QEMU is asked how the migration stands, and that is sampled. */
 const SAMPLE_MS = 100;
+/** A sync that leaves less than QEMU's threshold is followed by the guest's stop; if it is not for so long, there was more to come. */
+const STOP_WAIT_MS = 1500;
 /** How often progress is reported. */
 const PROGRESS_MS = 250;
 
@@ -41,12 +42,12 @@ export interface ControlOptions {
 
 export interface RoundsParts {
   readonly qmp: QmpClient;
-  readonly vm: SourceVm;
-  readonly peer: Peer;
-  readonly sender: StreamSender;
+  readonly vm: Pick<SourceVm, "hasSwitchoverBandwidth" | "start" | "setLimit" | "setThrottle">;
+  readonly peer: Sampled["peer"];
+  readonly sender: Sampled["sender"] & Pick<StreamSender, "rawBytes">;
   /** Those that `sender` notes. */
-  readonly sentPages: SentPages;
-  readonly offers: SourceOffers;
+  readonly sentPages: Sampled["sentPages"];
+  readonly offers: Pick<SourceOffers, "tell">;
   readonly facts: VmFacts;
   /** When the migration began, of performance.now: all times count from there. */
   readonly startMs: number;
@@ -75,6 +76,9 @@ export class SourceRounds {
   #hasEnded = false;
   #reportedMs = 0;
   #policyTickMs = 0;
+  /** The round at whose end QEMU most likely switches over: the policy is not to decide any more. */
+  #held: RoundSample | undefined;
+  #heldMs = 0;
   /** Pages that were sent before the last sync with the guest running. */
   #pagesAtStop: number | undefined;
 
@@ -144,6 +148,7 @@ export class SourceRounds {
       promises: this.#promises,
     });
     const settings = this.#policy.start({ memoryBytes: facts.memoryBytes, hasSwitchoverBandwidth });
+    this.#steering.begin(settings.limit);
     await vm.start(socketPath, {
       limit: settings.limit,
       maxBytesPerSecond: settings.maxBytesPerSecond,
@@ -184,10 +189,11 @@ export class SourceRounds {
   }
 
   /** Writes down what it came to. Never rejects. */
-  async close({ status, totalMs, wireBytes, downtimeMs, downtimeParts, session }: SourceSummary): Promise<void> {
+  async close(summary: SourceSummary): Promise<void> {
+    const { status, totalMs, wireBytes, downtimeMs, downtimeParts, roundTripMs, session } = summary;
     const { predictedDowntimeMs: predictedMs, predictedTotalMs } = this.predicted;
     const { residualBytes } = this;
-    const measured = { status, totalMs, wireBytes, downtimeMs, downtimeParts, residualBytes };
+    const measured = { status, totalMs, wireBytes, downtimeMs, downtimeParts, residualBytes, roundTripMs };
     this.#recorder.add({ type: "outcome", ...measured, predictedMs, predictedTotalMs });
     await this.#recorder.close().catch(() => {});
     const identity = identityOf(this.#parts.facts);
@@ -208,7 +214,8 @@ export class SourceRounds {
     const tick = this.#isOver ? undefined : this.#sampler.tick(nowMs);
     if (tick === undefined) return;
     const sample = this.#recorder.add({ type: "tick", ...tick });
-    if (nowMs < this.#policyTickMs) return;
+    if (this.#held !== undefined && nowMs - this.#heldMs > STOP_WAIT_MS) this.#tellHeld();
+    if (nowMs < this.#policyTickMs || this.#held !== undefined) return;
     this.#policyTickMs = nowMs + this.#policy.tickMs - SAMPLE_MS / 2;
     this.#onDecision(this.#policy.onTick(sample));
   }
@@ -235,10 +242,19 @@ export class SourceRounds {
     this.#syncTo(progress.dirtySyncCount, nowMs);
     const round = this.#sampler.onAnswer(progress, nowMs);
     if (round !== undefined) {
-      const sample = this.#recorder.add({ type: "round", ...round });
-      this.#onDecision(this.#policy.onRound(sample));
+      this.#tellHeld();
+      this.#held = this.#recorder.add({ type: "round", ...round });
+      this.#heldMs = nowMs;
+      if (!this.#steering.isMetBy(round.remainingBytes, progress.bytesPerSecond, round.atMs)) this.#tellHeld();
     }
     if (round !== undefined || nowMs - this.#reportedMs >= PROGRESS_MS) this.#report(progress, nowMs);
+  }
+
+  #tellHeld(): void {
+    if (this.#held === undefined) return;
+    const round = this.#held;
+    this.#held = undefined;
+    this.#onDecision(this.#policy.onRound(round));
   }
 
   #syncTo(pass: number, atMs: number): void {

@@ -1,11 +1,14 @@
 import type { Decision, LimitSetting } from "../control/policy.ts";
-import { MAX_DOWNTIME_LIMIT_MS } from "../control/qemu.ts";
+import { MAX_DOWNTIME_LIMIT_MS, WINDOW_MS } from "../control/qemu.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import type { EventListener } from "./events.ts";
 import type { SourceVm } from "./source-vm.ts";
 
 /** With QEMU's largest downtime-limit it is more than any VM has: QEMU switches over at its next look. */
 const ANY_BYTES_PER_SECOND = 1e12;
+
+/** A limit counts from QEMU's next window on (BUFFER_DELAY, migration/migration.c); until then the one before may. */
+const IN_FORCE_MS = 2 * WINDOW_MS;
 
 export interface SteeringOptions {
   readonly vm: Pick<SourceVm, "hasSwitchoverBandwidth" | "setLimit" | "setThrottle">;
@@ -17,13 +20,36 @@ export interface SteeringOptions {
 /** Carries out what a policy decides. QEMU is given one command at a time; of limits that wait for it only the last one counts. */
 export class Steering {
   readonly #options: SteeringOptions;
+  /** What QEMU is to be set to. */
   #limit: LimitSetting | undefined;
+  /** What it is set to, since when, and what before. */
+  #set: { readonly limit: LimitSetting; readonly atMs: number }[] = [];
   #percent: number | undefined;
   #isSetting = false;
   #lastReason = "";
 
   constructor(options: SteeringOptions) {
     this.#options = options;
+  }
+
+  /** QEMU was started with this limit. */
+  begin(limit: LimitSetting): void {
+    this.#set = [{ limit, atMs: Number.NEGATIVE_INFINITY }];
+  }
+
+  /**
+   * Whether a sync that left so much makes QEMU switch over, so that nothing is left to decide.
+   *
+   * @param ownBytesPerSecond QEMU's own estimate, which counts where it was told none
+   */
+  isMetBy(remainingBytes: number, ownBytesPerSecond: number, atMs: number): boolean {
+    const inForce = this.#set.filter(
+      (_, i, all) => (all[i + 1]?.atMs ?? Number.POSITIVE_INFINITY) > atMs - IN_FORCE_MS,
+    );
+    return inForce.some(({ limit: { downtimeLimitMs, bandwidthBytesPerSecond } }) => {
+      const bytesPerMs = Math.floor((bandwidthBytesPerSecond ?? ownBytesPerSecond) / 1000);
+      return remainingBytes < downtimeLimitMs * bytesPerMs;
+    });
   }
 
   apply(decision: Decision, atMs: number): void {
@@ -37,13 +63,17 @@ export class Steering {
       this.#limit = { downtimeLimitMs: MAX_DOWNTIME_LIMIT_MS, bandwidthBytesPerSecond };
     } else if (decision.kind === "throttle") this.#percent = decision.percent;
     else if (decision.kind === "abort") {
-      giveUp(new GodwitError("CONTROL_GIVEN_UP", `the migration was given up: ${decision.reason}`));
+      giveUp(new GodwitError("CONTROL_GIVEN_UP", decision.reason));
     }
-    if (!this.#isSetting) void this.#set();
+    if (this.#limit !== undefined) {
+      this.#set = this.#set.filter((_, i, all) => (all[i + 1]?.atMs ?? atMs) > atMs - IN_FORCE_MS);
+      this.#set.push({ limit: this.#limit, atMs });
+    }
+    if (!this.#isSetting) void this.#tellQemu();
   }
 
   /** A QMP that is gone is noticed elsewhere. */
-  async #set(): Promise<void> {
+  async #tellQemu(): Promise<void> {
     const { vm, onEvent } = this.#options;
     this.#isSetting = true;
     try {
