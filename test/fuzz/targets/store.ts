@@ -151,7 +151,7 @@ const checkpoints: FuzzTarget = {
   input: otherFile,
   async feed(input) {
     store ??= await openStore();
-    const path = join(store.folder, FILES[input[0]! % FILES.length]!);
+    const path = join(store.folder, FILES[(input[0] ?? 0) % FILES.length]!);
     const before = readFileSync(path);
     writeFileSync(path, input.subarray(1));
     try {

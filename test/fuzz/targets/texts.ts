@@ -1,10 +1,12 @@
-import { chmodSync, writeFileSync } from "node:fs";
+import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { CertificateAuthority } from "../../../lab/certificates.ts";
 import { parseRate } from "../../../src/cli/rate.ts";
 import { parseSize } from "../../../src/cli/size.ts";
 import { TraceReader, traceLine } from "../../../src/control/trace.ts";
 import { formatAddress, parseAddress } from "../../../src/wire/address.ts";
 import { formatPskFile, readPskFile } from "../../../src/wire/psk.ts";
+import { checkOwnCertificate } from "../../../src/wire/tls.ts";
 import { mutateBytes, mutateJson } from "../mutate.ts";
 import { type FuzzTarget, WrongOutput } from "../target.ts";
 import { newFolder, removeFolders } from "../temporary.ts";
@@ -94,10 +96,48 @@ const keys: FuzzTarget = {
   },
 };
 
+const CERTIFICATE_FILES = ["cacert.pem", "servercert.pem", "serverkey.pem", "cacrl.pem"];
+let ca: CertificateAuthority | undefined;
+let tlsFolder: string | undefined;
+
+/** A folder as libvirt has it; a seed is one of its files, behind its number. */
+function certificateFiles(): Buffer[] {
+  ca ??= new CertificateAuthority();
+  const server = ca.issue("host-b", { names: "DNS:host-b", usage: "serverAuth" });
+  ca.revoke(ca.issue("host-c", { names: "DNS:host-c", usage: "serverAuth" }));
+  const folder = ca.tlsFolder({ server, revoked: ca.revocationList() });
+  tlsFolder = folder;
+  return CERTIFICATE_FILES.map((name, i) => Buffer.concat([Uint8Array.of(i), readFileSync(join(folder, name))]));
+}
+
+const certificates: FuzzTarget = {
+  name: "certificates and keys",
+  share: 1,
+  refuses: /^WIRE_(TLS_FILES|CERTIFICATE)$/,
+  seeds: certificateFiles,
+  maxBytes: 20_000,
+  async feed(input) {
+    if (ca === undefined) certificateFiles();
+    const path = join(tlsFolder!, CERTIFICATE_FILES[(input[0] ?? 0) % CERTIFICATE_FILES.length]!);
+    const before = readFileSync(path);
+    writeFileSync(path, input.subarray(1));
+    try {
+      await checkOwnCertificate(tlsFolder!, "server");
+    } finally {
+      writeFileSync(path, before);
+    }
+  },
+  close: () => {
+    ca?.[Symbol.dispose]();
+    ca = undefined;
+  },
+};
+
 export const TEXT_TARGETS = [
   addresses,
   amounts("sizes", /^CLI_BAD_SIZE$/, ["21474836480", "20G", "20GiB", "1.5 kB", "0"], parseSize),
   amounts("rates", /^CLI_BAD_RATE$/, ["62500000", "60M", "62.5MB", "500Mbit/s"], parseRate),
   traces,
   keys,
+  certificates,
 ];
