@@ -113,7 +113,7 @@ function certificateFiles(): Buffer[] {
 
 const certificates: FuzzTarget = {
   name: "certificates and keys",
-  share: 0.5,
+  share: 0.2,
   refuses: /^WIRE_(TLS_FILES|CERTIFICATE)$/,
   seeds: certificateFiles,
   maxBytes: 20_000,
