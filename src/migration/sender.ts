@@ -35,6 +35,8 @@ const PATIENT_FLUSH_MS = 8;
  */
 const RESTORING_MS = 25;
 const MIN_RESTORING_BYTES = 8 * 1024 * 1024;
+/** Return path that the source QEMU has not read. It takes what comes at once, and in all a few bytes a second come. */
+const MAX_RETURN_BYTES_WAITING = 1 << 20;
 /** Bodies that are packed or wait for it, so that no thread is ever idle; those that one read of the stream makes come on top. */
 const BODIES_A_THREAD = 2;
 const BODIES_A_READ = 4;
@@ -206,14 +208,19 @@ export class StreamSender {
     return this.#returnBytes;
   }
 
-  /** Bytes of the return path, for the source QEMU. @throws GodwitError PEER_BAD_OFFSET when they do not follow what came before */
+  /** Bytes of the return path, for the source QEMU. @throws GodwitError PEER_BAD_OFFSET when they do not follow what came before, PEER_WINDOW */
   writeReturn({ returnOffset, bytes }: Return): void {
     if (returnOffset !== this.#returnBytes) {
       const details = { returnOffset, expected: this.#returnBytes };
       throw new GodwitError("PEER_BAD_OFFSET", "the peer sent the return path out of order", details);
     }
     this.#returnBytes += bytes.length;
-    this.#intake?.socket.write(bytes);
+    const socket = this.#intake?.socket;
+    if (socket === undefined) return;
+    if (socket.writableLength > MAX_RETURN_BYTES_WAITING) {
+      throw new GodwitError("PEER_WINDOW", "the peer sends more of the return path than the source QEMU takes");
+    }
+    socket.write(bytes);
   }
 
   /** The destination QEMU has closed its return path. */

@@ -82,7 +82,9 @@ export function scenarioDrawer(findings: Findings, downtime: DowntimeModel, rand
       // All parts of the downtime but the pages are in one.
       deviceBytes: 0,
       deviceMs: 0,
-      loadMs: Math.max(0, fixedMs - 1.5 * roundTripMs),
+      transferMs: 0,
+      loadMs: fixedMs,
+      handoffMs: 0,
       resumeMs: 0,
       hasSwitchoverBandwidth: findings.hasSwitchoverBandwidth,
       horizonMs: HORIZON_MS + HORIZON_ROUNDS * bulkMs,
