@@ -75,7 +75,7 @@ async function move(parts: Iterable<Uint8Array>, options: SessionOptions): Promi
 const DOUBTED = { places: [], tagKey: noise(77, 32), nameOf: () => "" };
 const ways: Record<string, Omit<SessionOptions, "connect">> = {
   plain: { cachePages: 64 },
-  "packed, by threads": { cachePages: 64, packing: { codec: "lz4", level: 0 }, threads: 1 },
+  "packed, by slow threads": { cachePages: 64, packing: { codec: "zstd", level: 15 }, threads: 2 },
   "with pages that are asked for again": { cachePages: 64, referable: DOUBTED },
 };
 const stream = () => rounds(60, 6);
