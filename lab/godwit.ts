@@ -12,7 +12,8 @@ import { temporaryFolder } from "./leftovers.ts";
 import type { Pair } from "./pair.ts";
 import { qemuNbd } from "./qemus.ts";
 
-const PROGRAM = fileURLToPath(new URL("../bin/godwit", import.meta.url));
+/** The command. */
+export const PROGRAM = fileURLToPath(new URL("../bin/godwit", import.meta.url));
 /** How long a command may take to do what is waited for. */
 const TIMEOUT_MS = 120_000;
 

@@ -40,8 +40,8 @@ export function logLine(event: MigrationEvent, role: Role): string | undefined {
       return `started, ${formatBytes(event.memoryBytes)} of guest memory`;
     case "round":
       return roundLine(event);
-    case "limit":
-      return `QEMU's downtime-limit is now ${event.downtimeLimitMs} ms: ${event.reason}`;
+    case "decision":
+      return event.isRefined ? undefined : oneLine(event.reason);
     case "codec":
       return `compression is now ${nameOf(event)}: ${event.reason}`;
     case "switchover":

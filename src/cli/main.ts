@@ -8,6 +8,8 @@ import { indexCommand } from "./index-command.ts";
 import { inspectCommand } from "./inspect.ts";
 import { keyCommand } from "./key.ts";
 import { errorLine } from "./lines.ts";
+import { planCommand } from "./plan.ts";
+import { keepMemoryOutOfDumps } from "./process-limits.ts";
 import { receiveCommand } from "./receive.ts";
 import { replayCommand } from "./replay.ts";
 import { sendCommand } from "./send.ts";
@@ -31,6 +33,7 @@ const program = new Command("godwit")
   .addCommand(keyCommand())
   .addCommand(indexCommand())
   .addCommand(inspectCommand())
+  .addCommand(planCommand())
   .addCommand(replayCommand());
 
 /** Usage errors are one line, like all others. */
@@ -44,6 +47,7 @@ function configure(command: Command, name: string): void {
   for (const child of command.commands) configure(child, `${name} ${child.name()}`);
 }
 configure(program, "godwit");
+keepMemoryOutOfDumps();
 
 try {
   await program.parseAsync();

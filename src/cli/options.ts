@@ -3,16 +3,14 @@ import type { CheckpointPlace } from "../migration/checkpoint-take.ts";
 import type { DiskPaths } from "../migration/disk-paths.ts";
 import { stateDirOf } from "../store/state-dir.ts";
 import { parseAddress } from "../wire/address.ts";
-import { readPskFile } from "../wire/psk.ts";
-import type { Security } from "../wire/transport.ts";
 import { parseThreads } from "./compression.ts";
 import { parseRate } from "./rate.ts";
+import type { SecurityOptions } from "./security-options.ts";
 import { parseSize } from "./size.ts";
 
 /** What `send` and `receive` have in common. */
-export interface CommonOptions {
+export interface CommonOptions extends SecurityOptions {
   qmp: string;
-  pskFile: string;
   json?: true;
   allowOlderQemu?: true;
   disk?: DiskPaths;
@@ -27,9 +25,6 @@ export function qmpOption(side: "source" | "destination"): Option {
 export function addressOption(flags: string, description: string): Option {
   return new Option(flags, description).argParser(parseAddress).makeOptionMandatory();
 }
-
-export const pskFileOption = () =>
-  new Option("--psk-file <file>", "key that both ends have (godwit key makes one)").makeOptionMandatory();
 
 export const jsonOption = () => new Option("--json", "write JSON events, one a line, the summary last");
 
@@ -85,8 +80,3 @@ export const maxBandwidthOption = () =>
   new Option("--max-bandwidth <rate>", "limit for the link while the guest runs: 60M, 60MB, 500Mbit").argParser(
     parseRate,
   );
-
-/** @throws WIRE_PSK_MISSING, WIRE_PSK_PERMISSIONS, WIRE_PSK_FORMAT */
-export function securityOf({ pskFile }: CommonOptions): Security {
-  return { kind: "psk", psk: readPskFile(pskFile) };
-}

@@ -11,15 +11,16 @@ import {
   deltaCacheOption,
   diskOption,
   jsonOption,
-  pskFileOption,
   qmpOption,
   stateDirOption,
   threadsOption,
 } from "./options.ts";
 import { runToExit } from "./run.ts";
+import { addSecurityOptions } from "./security-options.ts";
 
 interface ReceiveOptions extends CommonOptions {
   listen: Address;
+  vm?: string;
   once?: true;
   checkpointRefs: boolean;
   stateDir?: string;
@@ -31,14 +32,16 @@ Start the destination QEMU like the source's, with \`-incoming defer -S\` added.
 Examples:
   godwit receive --qmp /run/vm/qmp.sock --listen 10.0.0.2 --psk-file vm.key
   godwit receive --qmp /run/vm/qmp.sock --listen [::]:7750 --psk-file vm.key --once --json
+  godwit receive --qmp /run/vm/qmp.sock --listen 10.0.0.2 --tls-dir /etc/pki --allow-peer host-a --vm web1
 ${EXIT_CODES_HELP}`;
 
 export function receiveCommand(): Command {
-  return new Command("receive")
+  const command = new Command("receive")
     .description("take a VM that `godwit send` moves here, and run it")
     .addOption(qmpOption("destination"))
-    .addOption(addressOption("--listen <address[:port]>", "where to listen; the port is 7747 unless given"))
-    .addOption(pskFileOption())
+    .addOption(addressOption("--listen <address[:port]>", "where to listen; the port is 7747 unless given"));
+  return addSecurityOptions(command, "destination")
+    .option("--vm <name|uuid>", "take that VM only (default: any that fits the QEMU)")
     .addOption(jsonOption())
     .option("--once", "end after the first attempt, even if it was refused")
     .addOption(threadsOption())
@@ -62,6 +65,7 @@ function receive(options: ReceiveOptions): Promise<never> {
       ...surroundings,
       qmpPath: options.qmp,
       listen: options.listen,
+      vm: options.vm,
       once: options.once ?? false,
       diskPaths: options.disk,
       openCheckpoints: options.checkpointRefs ? () => openCheckpoints(stateDirOf(options.stateDir)) : undefined,

@@ -58,7 +58,7 @@ function median(values: readonly number[]): number {
 }
 
 /** Names to the left, the rest to the right. */
-function table(rows: readonly (readonly string[])[]): string[] {
+export function table(rows: readonly (readonly string[])[]): string[] {
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
   const leftColumns = rows[0]![1] === "policy" ? 2 : 1;
   return rows.map((row) =>

@@ -6,6 +6,7 @@ import { Command, Option } from "commander";
 import { POLICIES } from "../control/policies/all.ts";
 import type { Policy } from "../control/policy.ts";
 import type { Promises } from "../control/promises.ts";
+import { checkAgainst } from "../control/simulation/check.ts";
 import { type Case, compare, type Score } from "../control/simulation/compare.ts";
 import { scenarioOfTrace } from "../control/simulation/from-trace.ts";
 import { recordTrace } from "../control/simulation/record.ts";
@@ -15,6 +16,7 @@ import { GodwitError, messageOf } from "../errors.ts";
 import { oneLine } from "./format.ts";
 import { openOutputs } from "./output.ts";
 import { addPromiseOptions, type PromiseOptions, promisesOf } from "./promise-options.ts";
+import { checkLines } from "./replay-check.ts";
 import { plotOf } from "./replay-plot.ts";
 import { overviewLines, scoreLines } from "./replay-table.ts";
 
@@ -32,12 +34,14 @@ Exit codes:
 Examples:
   godwit replay vm.trace --policy all
   godwit replay vm.trace --max-downtime 300 --on-stall throttle
+  godwit replay --check *.trace
   godwit replay --synthetic --policy all
   godwit replay --synthetic --policy adaptive --policy nova --load long-phases --plot phases.svg
   godwit replay --synthetic --json | jq 'select(.downtimeMs > 1000)'`;
 
 interface ReplayOptions extends PromiseOptions {
   synthetic?: true;
+  check?: true;
   policy?: string[];
   load?: string;
   json?: true;
@@ -49,6 +53,7 @@ export function replayCommand(): Command {
   const command = new Command("replay")
     .description("try policies of the switch-over on recorded or synthetic migrations")
     .argument("[trace...]", "traces of migrations")
+    .option("--check", "simulate the migrations that the traces were recorded of, and show the simulation's error")
     .option("--synthetic", "the standard set: loads, links and sizes of VM")
     .addOption(
       new Option("--policy <name>", "adaptive unless given; more than once for several; all for all of them").argParser(
@@ -65,13 +70,20 @@ export function replayCommand(): Command {
 /** @throws CONTROL_BAD_LIMIT, CLI_REPLAY_NOTHING, CLI_REPLAY_UNREADABLE, CLI_REPLAY_UNWRITABLE, and what TraceReader throws */
 async function replay(paths: readonly string[], options: ReplayOptions): Promise<void> {
   const { stdout, stderr } = openOutputs();
-  const cases: Case[] = [];
+  const traces: { name: string; trace: Trace }[] = [];
   for (const path of paths) {
     const trace = await readTrace(path);
     if (trace.cutOff !== null) stderr.write(`godwit: the trace ${oneLine(path)} is not whole: ${trace.cutOff}\n`);
-    const name = basename(path);
-    cases.push({ name, scenarios: [scenarioOfTrace(name, trace)] });
+    traces.push({ name: basename(path), trace });
   }
+  if (options.check) {
+    const checks = traces.map(({ name, trace }) => checkAgainst(name, trace));
+    if (checks.length === 0)
+      throw new GodwitError("CLI_REPLAY_NOTHING", "--check needs traces to check the simulation with");
+    stdout.write(`${(options.json ? checks.map((check) => JSON.stringify(check)) : checkLines(checks)).join("\n")}\n`);
+    return;
+  }
+  const cases: Case[] = traces.map(({ name, trace }) => ({ name, scenarios: [scenarioOfTrace(name, trace)] }));
   if (options.synthetic) cases.push(...standardSet().filter(({ load }) => load === (options.load ?? load)));
   else if (options.load !== undefined) {
     throw new GodwitError("CLI_REPLAY_NOTHING", "--load is one of the standard set: add --synthetic");

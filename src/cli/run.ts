@@ -4,9 +4,11 @@ import { type CancelWords, cancelOnSignals } from "./cancel.ts";
 import { exitNow } from "./exit.ts";
 import { EXIT, exitCodeOf } from "./exit-codes.ts";
 import { errorLine, type Role } from "./lines.ts";
-import { type CommonOptions, securityOf } from "./options.ts";
+import type { CommonOptions } from "./options.ts";
 import { writeLastWords } from "./output.ts";
+import { assertOpenFiles } from "./process-limits.ts";
 import { openReporter } from "./reporter.ts";
+import { INSECURE, securityOf } from "./security-options.ts";
 
 /** What a migration needs of the command line, whichever side it is. */
 export interface Surroundings {
@@ -18,7 +20,7 @@ export interface Surroundings {
 /**
  * Runs one side of a migration and ends the process with what it came to.
  *
- * @throws WIRE_PSK_MISSING, WIRE_PSK_PERMISSIONS, WIRE_PSK_FORMAT before anything has begun
+ * @throws before anything has begun, what securityOf and assertOpenFiles throw
  */
 export async function runToExit(
   role: Role,
@@ -26,9 +28,11 @@ export async function runToExit(
   words: CancelWords,
   migrate: (surroundings: Surroundings) => Promise<{ status: Status }>,
 ): Promise<never> {
-  const security = securityOf(options);
+  assertOpenFiles();
+  const security = await securityOf(options, role);
   process.on("uncaughtException", onBug);
   const reporter = openReporter(role, options.json ?? false);
+  if (security.kind === "none") reporter.onEvent({ event: "warning", message: INSECURE });
   let code: number;
   {
     using cancellation = cancelOnSignals(reporter.say, words);

@@ -1,5 +1,6 @@
 import { Command, Option } from "commander";
 import { NONE, type Packing } from "../compact/codec.ts";
+import { POLICIES } from "../control/policies/all.ts";
 import { migrateToPeer } from "../migration/source.ts";
 import { stateDirOf } from "../store/state-dir.ts";
 import type { Address } from "../wire/address.ts";
@@ -14,22 +15,25 @@ import {
   jsonOption,
   maxBandwidthOption,
   placeOf,
-  pskFileOption,
   qmpOption,
   type StoreOptions,
   stateDirOption,
   storeSizeOption,
   threadsOption,
 } from "./options.ts";
+import { addPromiseOptions, type PromiseOptions, promisesOf } from "./promise-options.ts";
 import { runToExit } from "./run.ts";
+import { addSecurityOptions } from "./security-options.ts";
 
-interface SendOptions extends CommonOptions, StoreOptions {
+interface SendOptions extends CommonOptions, StoreOptions, PromiseOptions {
   to: Address;
   maxBandwidth?: number;
   /** false: --no-compress. */
   compress: "auto" | Packing | false;
   diskRefs: boolean;
   checkpointRefs: boolean;
+  policy: string;
+  trace?: string;
   keepCheckpoint: boolean;
   quit?: true;
 }
@@ -41,15 +45,17 @@ kB, MB, GB of 1000; kbit, Mbit, Gbit are bits.
 Examples:
   godwit send --qmp /run/vm/qmp.sock --to host-b --psk-file vm.key
   godwit send --qmp /run/vm/qmp.sock --to 10.0.0.2:7750 --psk-file vm.key --max-bandwidth 500Mbit --quit
-  godwit send --qmp /run/vm/qmp.sock --to host-b --psk-file vm.key --json | tail -n 1
+  godwit send --qmp /run/vm/qmp.sock --to host-b --tls-dir /etc/pki --json | tail -n 1
+  godwit send --qmp /run/vm/qmp.sock --to host-b --psk-file vm.key --max-downtime 300 --on-stall throttle
+  godwit send --qmp /run/vm/qmp.sock --to host-b --psk-file vm.key --deadline 10min --trace web1.trace
 ${EXIT_CODES_HELP}`;
 
 export function sendCommand(): Command {
-  return new Command("send")
+  const command = new Command("send")
     .description("move a VM from here to the `godwit receive` on another host")
     .addOption(qmpOption("source"))
-    .addOption(addressOption("--to <address[:port]>", "where godwit receive listens; the port is 7747 unless given"))
-    .addOption(pskFileOption())
+    .addOption(addressOption("--to <address[:port]>", "where godwit receive listens; the port is 7747 unless given"));
+  addSecurityOptions(command, "source")
     .addOption(jsonOption())
     .addOption(maxBandwidthOption())
     .addOption(compressOption())
@@ -64,17 +70,27 @@ export function sendCommand(): Command {
     .option("--no-keep-checkpoint", "keep nothing of it")
     .addOption(stateDirOption())
     .addOption(storeSizeOption())
-    .option("--quit", "end the source QEMU once the VM is at the destination")
+    .option("--quit", "end the source QEMU once the VM is at the destination");
+  return addPromiseOptions(command)
+    .addOption(policyOption())
+    .option("--trace <file>", "record the migration, for godwit replay")
     .addHelpText("after", HELP)
     .action(send);
 }
+
+const policyOption = () =>
+  new Option("--policy <name>", "what decides when the VM is switched over: godwit's own, or what others ship")
+    .choices(Object.keys(POLICIES))
+    .default("adaptive");
 
 const compressOption = () =>
   new Option("--compress <codec>", "auto (by what is the bottleneck), none, lz4, zstd or zstd:LEVEL")
     .argParser(parseCompression)
     .default("auto" as const);
 
+/** @throws CONTROL_BAD_LIMIT where what is asked for makes no sense */
 function send(options: SendOptions): Promise<never> {
+  const promises = promisesOf(options, options.policy);
   const words = {
     waitingFor: "waiting until it is settled where the VM is",
     leftBehind:
@@ -93,6 +109,9 @@ function send(options: SendOptions): Promise<never> {
       stateDir: stateDirOf(options.stateDir),
       checkpointReferences: options.checkpointRefs,
       deltaCacheBytes: options.deltaCache,
+      policy: options.policy,
+      promises,
+      tracePath: options.trace,
       keepCheckpoint: options.keepCheckpoint ? placeOf(options) : undefined,
       allowOlderQemu: options.allowOlderQemu ?? false,
       quit: options.quit ?? false,

@@ -20,6 +20,10 @@ const OWN_CHANGE = 0.1;
 const WHOLE_SHARE = 0.25;
 /** The bulk round is projected from its pace so far; for the first seconds that means nothing. */
 const PROJECT_FROM_MS = 3000;
+/** QEMU looks now and then, so it finds somewhat less than its threshold: these shares of it, expected and in nine of ten. */
+const FOUND = { expected: 0.97, low: 0.8, high: 1.05 };
+/** Rounds without a new least that show that there will be none. */
+const FRUITLESS_ROUNDS = 3;
 
 /** Ends every migration, at the smallest downtime in reach, and keeps promises where it can. */
 export class AdaptivePolicy implements Policy {
@@ -33,6 +37,10 @@ export class AdaptivePolicy implements Policy {
   #settling: Settling | undefined;
   #round: RoundSample | undefined;
   #tick: TickSample | undefined;
+  /** The link's lost time when the last round ended. */
+  #slowMs = 0;
+  /** The least that a round left while rounds were to shrink. */
+  #least: { pages: number; atMs: number; slowMs: number } | undefined;
   #setBytes = 0;
   #setBandwidth = 1;
   #throttlePercent = 0;
@@ -66,6 +74,7 @@ export class AdaptivePolicy implements Policy {
     else if (before !== undefined && this.#hasStoppedShrinking(before, round)) {
       this.#settling = new Settling(this.#model, this.#link, round, pages);
     }
+    this.#slowMs = this.#link.slowMs;
     return this.#decide(round.atMs, round.remainingBytes, round.round + 1, this.#tick?.wireBytes ?? 0);
   }
 
@@ -87,16 +96,29 @@ export class AdaptivePolicy implements Policy {
   }
 
   /** More rounds cost what they take, and save by how much shorter the next one is. */
-  #hasStoppedShrinking(before: RoundSample, { remainingBytes, durationMs }: RoundSample): boolean {
+  #hasStoppedShrinking(before: RoundSample, { atMs, remainingBytes, durationMs }: RoundSample): boolean {
     const { pagesPerMs } = this.#link;
     if (this.#model.rounds < 2) return false;
     const pages = remainingBytes / PAGE_BYTES;
     const roundMs = Math.max(pages / pagesPerMs, ITERATION_MS);
     const { low } = this.#model.interval(roundMs * this.#speed);
     const isPredicted = (pages - low) / pagesPerMs < WORTH * roundMs;
-    // The model may be wrong for ever; a round that was long enough and left no less is not.
-    const isSeen = remainingBytes >= before.remainingBytes * (1 - WORTH) && durationMs >= ITERATION_MS;
-    return isPredicted || isSeen;
+    // The model may be wrong for ever; a round that was long enough and left no less is not, but for a link that was slow meanwhile.
+    const isLess = remainingBytes < before.remainingBytes * (1 - WORTH);
+    const isSeen = !isLess && durationMs >= ITERATION_MS && this.#link.slowMs === this.#slowMs;
+    return isPredicted || isSeen || this.#isFruitless(atMs, pages);
+  }
+
+  /** The link is slow in every round, and the best of them is long ago. */
+  #isFruitless(atMs: number, pages: number): boolean {
+    const { slowMs, pagesPerMs } = this.#link;
+    const least = this.#least;
+    if (least === undefined || pages < least.pages * (1 - WORTH)) {
+      this.#least = { pages, atMs, slowMs };
+      return false;
+    }
+    const sinceMs = atMs - least.atMs - (slowMs - least.slowMs);
+    return sinceMs > (FRUITLESS_ROUNDS * pages) / pagesPerMs;
   }
 
   /** In the bulk round: whether its end will be in time. Nothing but giving up can be done about it. */
@@ -121,6 +143,8 @@ export class AdaptivePolicy implements Policy {
     const { goodputBytesPerSecond, wireBytesPerPage } = this.#link;
     const sinceMs = Math.max(0, atMs - (this.#round?.atMs ?? atMs)) * this.#speed;
     const pages = Math.min(this.#facts.memoryBytes, remainingBytes) / PAGE_BYTES + this.#model.interval(sinceMs).high;
+    const { deadlineMs, maxBytes } = this.#promises;
+    if (deadlineMs === undefined && maxBytes === undefined) return undefined;
     const predictedMs = this.#predict(pages);
     const due = dueBy(this.#promises, {
       atMs,
@@ -152,6 +176,7 @@ export class AdaptivePolicy implements Policy {
     const percent = throttleFor(this.#model, this.#link.pagesPerMs, most, this.#throttlePercent);
     this.#throttlePercent = percent;
     this.#settling = undefined; // Rounds shrink again.
+    this.#least = undefined;
     return { kind: "throttle", percent, reason: say.throttling(predicted, percent) };
   }
 
@@ -171,6 +196,7 @@ export class AdaptivePolicy implements Policy {
     const lastBytes = bytesOf(this.#settling.lastPages);
     return this.#setLimit(pages, (predictedMs) => {
       if (why === "stopped") return { kind: "limit", reason: say.stopped(lastBytes, predictedMs) };
+      if (why === "dip") return { kind: "wait", untilMs, reason: say.dip(this.#link.goodputBytesPerSecond) };
       if (why === "quiet") return { kind: "wait", untilMs, reason: say.quiet(lastBytes) };
       if (why === "valley")
         return { kind: "wait", untilMs, reason: say.valley(bytesOf(level.pages), predictedMs, level.waitMs) };
@@ -206,7 +232,10 @@ export class AdaptivePolicy implements Policy {
     const { maxDowntimeMs } = this.#promises;
     if (maxDowntimeMs === undefined || this.#isDowntimeBroken) return Number.POSITIVE_INFINITY;
     const fixed = this.#downtime.fixedMs(this.#link.goodputBytesPerSecond, this.#link.roundTripMs);
-    return Math.max(1, (maxDowntimeMs - fixed.expected) * this.#link.meanPagesPerMs);
+    const sendMs = Math.max(0, maxDowntimeMs - fixed.expected);
+    const pages = sendMs * this.#link.meanPagesPerMs;
+    // A promise is to be kept over a link that dips too.
+    return Math.max(1, pages * Math.min(1, sendMs / Math.max(this.#link.sendMs(pages).high, 1)));
   }
 
   get #speed(): number {
@@ -215,8 +244,10 @@ export class AdaptivePolicy implements Policy {
 
   /** The downtime if QEMU stops the guest with at most `pages` left: it looks now and then, so it finds somewhat less. */
   #predict(pages: number): Estimate {
-    const { meanPagesPerMs: pagesPerMs, goodputBytesPerSecond, roundTripMs } = this.#link;
-    const residual = { expected: 0.97 * pages, low: 0.8 * pages, high: 1.05 * pages };
-    return totalOf(this.#downtime.predict({ pages: residual, pagesPerMs, goodputBytesPerSecond, roundTripMs }));
+    const { goodputBytesPerSecond, roundTripMs } = this.#link;
+    const { low, high } = this.#link.sendMs(pages);
+    const { expected } = this.#link.sendMs(FOUND.expected * pages);
+    const sendMs = { expected, low: FOUND.low * low, high: FOUND.high * high };
+    return totalOf(this.#downtime.predict({ sendMs, goodputBytesPerSecond, roundTripMs }));
   }
 }

@@ -44,9 +44,8 @@ const NORMAL_95 = 1.645;
 
 /** What the residual part depends on. */
 export interface Residual {
-  pages: Estimate;
-  /** At which they are sent. */
-  pagesPerMs: number;
+  /** For all pages that are left. */
+  sendMs: Estimate;
   /** Of the link: at which the devices' state is sent. */
   goodputBytesPerSecond: number;
   roundTripMs: number;
@@ -72,14 +71,12 @@ export class DowntimeModel {
 
   /** All parts but the pages: what a switch-over costs that has nothing left to send. */
   fixedMs(goodputBytesPerSecond: number, roundTripMs: number): Estimate {
-    const none = { pages: { expected: 0, low: 0, high: 0 }, pagesPerMs: 1, goodputBytesPerSecond, roundTripMs };
+    const none = { sendMs: { expected: 0, low: 0, high: 0 }, goodputBytesPerSecond, roundTripMs };
     return totalOf(this.predict(none));
   }
 
-  predict({ pages, pagesPerMs, goodputBytesPerSecond, roundTripMs }: Residual): PredictedParts {
-    const devicesMs = (DEVICE_BYTES * 1000) / Math.max(goodputBytesPerSecond, 1);
-    const sendMs = (count: number) => count / pagesPerMs + devicesMs;
-    const sent = { expected: sendMs(pages.expected), low: sendMs(pages.low), high: sendMs(pages.high) };
+  predict({ sendMs, goodputBytesPerSecond, roundTripMs }: Residual): PredictedParts {
+    const sent = later(sendMs, (DEVICE_BYTES * 1000) / Math.max(goodputBytesPerSecond, 1));
     const part = (name: keyof typeof PRIOR) => later(this.#parts[name], ROUND_TRIPS[name] * roundTripMs);
     return {
       residualMs: totalOf([sent, DEVICE_MS]),

@@ -1,3 +1,5 @@
+import type { Estimate } from "./downtime.ts";
+import { LinkHistory } from "./link-history.ts";
 import { type ByForm, FORMS, type Form, PAGE_BYTES, type RoundSample, type TickSample } from "./samples.ts";
 
 /** A link stands still when less than this share of its goodput arrives … */
@@ -16,6 +18,7 @@ const COST_WEIGHT = 0.5;
 
 /** The link as the samples show it: how fast pages go over it, and whether it stands still. */
 export class LinkMeter {
+  readonly #history = new LinkHistory();
   #goodputBytesPerSecond = 0;
   #roundTripMs = 0;
   #restoreBytesPerSecond = Number.POSITIVE_INFINITY;
@@ -27,8 +30,10 @@ export class LinkMeter {
   /** The last tick at which something had arrived. */
   #movedMs = 0;
   #stillMs = 0;
-  /** That of #stillMs which was before the round. */
-  #roundStillMs = 0;
+  /** What dips cost, in time. */
+  #slowMs = 0;
+  /** Those of #stillMs and #slowMs which were before the round. */
+  #roundLostMs = 0;
   #isStill = false;
 
   /** Payload that arrives; 0 until it was measured. */
@@ -46,18 +51,40 @@ export class LinkMeter {
     return this.#wireBytesPerPage;
   }
 
+  /** The link is slower than usual for a while: no moment to switch over. */
+  get isDip(): boolean {
+    return this.#history.isDip;
+  }
+
+  /** The time that dips have cost so far. */
+  get slowMs(): number {
+    return this.#slowMs;
+  }
+
+  /** How long `pages` of the working set take while the guest is stopped, should the link go on as it did. */
+  sendMs(pages: number): Estimate {
+    const { levelBytesPerSecond } = this.#history;
+    const bytes = pages * this.#wireBytesPerPage;
+    const byLink = this.#history.sendMs(bytes, this.#goodputBytesPerSecond);
+    // What the link's changes add is measured; the pace itself is that of the rounds, which knows more than the link.
+    const steadyMs =
+      pages / this.meanPagesPerMs - (levelBytesPerSecond > 0 ? (bytes * 1000) / levelBytesPerSecond : byLink.expected);
+    const of = (ms: number) => Math.max(0, steadyMs + ms);
+    return { expected: of(byLink.expected), low: of(byLink.low), high: of(byLink.high) };
+  }
+
   /**
-   * Pages of the working set that can be sent; 0 until the link was measured. Not more than were sent in the best of the last
+   * Pages of the working set that can be sent outside dips; 0 until the link was measured. Not more than were sent in the best of the last
    * rounds: where they cost little, the link is not what holds them up.
    */
   get pagesPerMs(): number {
-    const byLink = this.#goodputBytesPerSecond / this.#wireBytesPerPage / 1000;
+    const byLink = (this.#history.levelBytesPerSecond || this.#goodputBytesPerSecond) / this.#wireBytesPerPage / 1000;
     const best = this.#paces.reduce((best, { pages, ms }) => Math.max(best, pages / ms), 0);
     const seen = best > 0 ? best * PACE_MARGIN : Number.POSITIVE_INFINITY;
     return Math.min(byLink, seen, this.#restoreBytesPerSecond / PAGE_BYTES / 1000);
   }
 
-  /** Likewise, but on average over the last rounds: a link that is slow now and then will be so too while the guest is stopped. */
+  /** Likewise, but on average over the last rounds. */
   get meanPagesPerMs(): number {
     const pages = this.#paces.reduce((sum, pace) => sum + pace.pages, 0);
     const ms = this.#paces.reduce((sum, pace) => sum + pace.ms, 0);
@@ -90,6 +117,8 @@ export class LinkMeter {
       this.#movedMs = tick.atMs;
       return false;
     }
+    this.#history.add(ms, this.#isStill ? 0 : this.#goodputBytesPerSecond);
+    if (this.#history.isDip) this.#slowMs += ms * (1 - this.#goodputBytesPerSecond / this.#history.levelBytesPerSecond);
     const progressBytes = tick.wireBytes - before.wireBytes + Math.max(0, before.remainingBytes - tick.remainingBytes);
     if (progressBytes >= this.#stillBytes(ms) || tick.remainingBytes === 0) {
       this.#movedMs = tick.atMs;
@@ -105,8 +134,9 @@ export class LinkMeter {
     if (round.goodputBytesPerSecond >= 1) this.#goodputBytesPerSecond = round.goodputBytesPerSecond;
     this.#roundTripMs = round.roundTripMs ?? this.#roundTripMs;
     if (round.restoreBytesPerSecond !== null) this.#restoreBytesPerSecond = round.restoreBytesPerSecond;
-    const ms = round.durationMs - (this.#stillMs - this.#roundStillMs);
-    this.#roundStillMs = this.#stillMs;
+    const lostMs = this.#stillMs + this.#slowMs;
+    const ms = round.durationMs - (lostMs - this.#roundLostMs);
+    this.#roundLostMs = lostMs;
     // Of the bulk round only what was sent whole says something: what the guest writes is found on no disk.
     const forms: readonly Form[] = round.round === 0 ? ["literal", "raw"] : FORMS.filter((form) => form !== "zero");
     const pages = sumOf(round.pagesByForm, forms);

@@ -1,5 +1,5 @@
 /** What decides about the switch-over, and what it can decide. */
-import type { Estimate } from "./downtime.ts";
+import type { Estimate, PredictedParts } from "./downtime.ts";
 import { MAX_DOWNTIME_LIMIT_MS } from "./qemu.ts";
 import type { MigrationFacts, RoundSample, TickSample } from "./samples.ts";
 
@@ -25,6 +25,14 @@ export type Decision = { reason: string } & (
   | { kind: "abort" }
 );
 
+/** What is expected if the migration goes on as it is decided now. */
+export interface Forecast {
+  downtimeMs: Estimate;
+  downtimeParts: PredictedParts;
+  /** From the start to the VM running at the destination; null until two rounds are through. */
+  totalMs: Estimate | null;
+}
+
 /** What QEMU is set to before the migration starts. */
 export interface StartSettings {
   limit: LimitSetting;
@@ -42,6 +50,8 @@ export interface Policy {
   readonly name: string;
   /** How often it wants to look at the migration. */
   readonly tickMs: number;
+  /** After what it was told last; undefined where it expects nothing. */
+  readonly forecast?: Forecast | undefined;
   start(facts: MigrationFacts): StartSettings;
   /** A round has ended, and QEMU did not switch over. */
   onRound(round: RoundSample): Decision | undefined;

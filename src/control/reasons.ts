@@ -11,6 +11,10 @@ export function looking(residualBytes: number, predicted: Estimate, forMs: numbe
   return `${cost}; looking for ${seconds(forMs)} whether the load has quieter moments`;
 }
 
+export function dip(goodputBytesPerSecond: number): string {
+  return `the link carries only ${megabytes(goodputBytesPerSecond)}/s for a while: waiting until it is as fast as before`;
+}
+
 export function quiet(residualBytes: number): string {
   return `the load has gone quiet with ${megabytes(residualBytes)} left: the next round will leave less`;
 }

@@ -34,6 +34,8 @@ export interface RoundSample {
   restoreBytesPerSecond: number | null;
   /** The guest's CPUs were throttled by so much during the round. */
   throttlePercent: number;
+  /** How long after the sync QEMU said what remained. */
+  ageMs?: number | undefined;
 }
 
 /** A look at the migration between syncs, about ten a second. */
@@ -49,6 +51,8 @@ export interface TickSample {
   /** Since the start. */
   wireBytes: number;
   throttlePercent: number;
+  /** How long ago QEMU said what remained; what was sent since is subtracted. */
+  ageMs?: number | undefined;
 }
 
 /** What is known before the first page is sent. */

@@ -51,7 +51,7 @@ const VALLEY_SHARE = 0.7;
 /** What is accepted now, and why. */
 export interface Acceptance {
   pages: number;
-  why: "looking" | "quiet" | "valley" | "stopped";
+  why: "looking" | "dip" | "quiet" | "valley" | "stopped";
   /** Until then something better is expected. */
   untilMs: number;
   /** What the wait is for. */
@@ -133,6 +133,7 @@ export class Settling {
       return { pages: low, why: "looking", untilMs: atMs + this.#lookMs - waitedMs, level: lowest };
     }
     this.#lookedMs ??= waitedMs;
+    if (this.#link.isDip) return { pages: low, why: "dip", untilMs: atMs, level: lowest };
     const sinceMs = waitedMs - this.#lookedMs;
     const level = this.#residuals.bestLevel(pagesPerMs, WORTH) ?? { pages: last, waitMs: 0 };
     const narrowMs = NARROW_ROUNDS * this.#roundMs;
@@ -147,8 +148,8 @@ export class Settling {
       return { pages, why: "stopped", untilMs: atMs + level.waitMs, level };
     }
     const wantedPages = level.pages * LEVEL_MARGIN * narrowed;
-    const latePages = (this.#residuals.most * LEVEL_MARGIN - wantedPages) * (lateMs / this.#lookMs);
-    const pages = Math.max(floorPages, wantedPages + Math.max(0, latePages));
+    const mostPages = Math.max(wantedPages, this.#residuals.most * LEVEL_MARGIN);
+    const pages = Math.max(floorPages, wantedPages * (mostPages / wantedPages) ** (lateMs / this.#lookMs));
     const why = level.waitMs > VALLEY_MS && level.pages < VALLEY_SHARE * last ? "valley" : "stopped";
     return { pages, why, untilMs: atMs + level.waitMs, level };
   }

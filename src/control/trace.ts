@@ -68,6 +68,7 @@ const round = z.object({
   roundTripMs: amount.nullable(),
   restoreBytesPerSecond: amount.nullable(),
   throttlePercent: percent,
+  ageMs: amount.optional(),
 });
 
 const tick = z.object({
@@ -80,6 +81,7 @@ const tick = z.object({
   goodputBytesPerSecond: amount,
   wireBytes: amount,
   throttlePercent: percent,
+  ageMs: amount.optional(),
 });
 
 const decided = { type: z.literal("decision"), atMs, reason: z.string().max(2000) };
@@ -101,8 +103,14 @@ const outcome = z.object({
   wireBytes: amount,
   downtimeMs: amount.nullable(),
   downtimeParts: parts.nullable(),
-  /** What the downtime was last predicted to be. */
+  /** What the downtime was last predicted to be, before the guest was stopped. */
   predictedMs: estimate.nullable(),
+  /** What the total time was predicted to be, the first time. */
+  predictedTotalMs: estimate.extend({ atMs }).nullable().optional(),
+  /** Sent from the last sync with the guest running on. */
+  residualBytes: amount.nullable().optional(),
+  /** The least seen. */
+  roundTripMs: amount.nullable().optional(),
 });
 
 export type TraceHeader = z.infer<typeof header>;

@@ -17,6 +17,10 @@ const ADVICE: Readonly<Record<string, string | Readonly<Record<Side, string>>>> 
   QMP_CAPABILITY: "switch it off with migrate-set-capabilities",
   WIRE_UNREACHABLE: "start godwit receive there, and check the address, the port and the firewall",
   WIRE_WRONG_KEY: "use the same key file at both ends (godwit key makes one)",
+  WIRE_CERTIFICATE: "see docs/commands.md, Certificates",
+  WIRE_PEER_NAME: "see docs/commands.md, Certificates",
+  WIRE_TLS_FILES: "see docs/commands.md, Certificates",
+  WIRE_TLS_PERMISSIONS: "chmod 600 it; if others may have read it, issue a new certificate with a new key",
   WIRE_NOT_TLS: "check the port: something else than godwit receive listens there",
   WIRE_PORT_TAKEN: "choose another port with --listen ADDR:PORT, or end what listens there",
   WIRE_VERSION: "use the same version of godwit at both ends",
@@ -56,11 +60,15 @@ const ADVICE: Readonly<Record<string, string | Readonly<Record<Side, string>>>> 
     source: "see what godwit receive says there; then start the destination QEMU and godwit receive again",
     destination: "see what godwit send says there; then start the destination QEMU and godwit receive again",
   },
+  MIGRATION_OTHER_VM: "name that VM with --vm, if it is wanted",
   WIRE_PSK_MISSING: "make a key with godwit key, and copy it to both hosts",
   WIRE_PSK_FORMAT: "make a key with godwit key, and copy it to both hosts",
   WIRE_PSK_PERMISSIONS: "chmod 600 it; if others may have read it, make a new one with godwit key",
   WIRE_BAD_ADDRESS: "give ADDR, ADDR:PORT or [IPV6]:PORT",
   QMP_CLOSED: "check that QEMU still runs, and see its log",
+  CONTROL_GIVEN_UP:
+    "ask for less with --max-downtime, --deadline or --max-bytes, or let --on-stall give something else up",
+  MIGRATION_TRACE_UNWRITABLE: "name another file with --trace",
   PEER_REFUSED: "change what it names, and try again",
 };
 

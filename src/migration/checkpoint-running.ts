@@ -23,8 +23,11 @@ const WINDOW_BYTES = 8 * 1024 * 1024;
  * migration/migration.c).
  */
 const NEVER_SWITCH = { "switchover-ack": true };
-/** An older QEMU stops the guest when no more is left than it sends in this time. It may not be 0: then 10.0 never syncs. */
-const DOWNTIME_LIMIT_MS = 1;
+/**
+ * An older QEMU stops the guest when no more is left than it sends in this time, over a link as slow as this where it can be told. The
+ * limit may not be 0: then 10.0 never syncs.
+ */
+const LIMIT = { downtimeLimitMs: 1, bandwidthBytesPerSecond: 64e6 };
 /**
  * MIGRATION_PASS counts the times that QEMU has looked for dirty pages. The third ends round 1, in which those pages came again
  * that were written while the bulk round went on.
@@ -63,7 +66,7 @@ export async function captureRunning(qmp: QmpClient, capture: Capture): Promise<
   void qmp.closed.then((error) => failure.report(error));
   let received: Promise<void>;
   try {
-    await failure.or(vm.start(server.path, () => DOWNTIME_LIMIT_MS, NEVER_SWITCH));
+    await failure.or(vm.start(server.path, { limit: LIMIT, capabilities: NEVER_SWITCH }));
     const ended = vm.completed(failure.signal);
     const connected = withTimeout(server.accepted, CONNECT_TIMEOUT_MS, "QEMU did not connect to godwit's socket");
     const stream = new StreamToCheckpoint(

@@ -16,7 +16,7 @@ import type { DestinationVm } from "./destination-vm.ts";
 import { type DiskPaths, disksAt } from "./disk-paths.ts";
 import { openDestinationDisks } from "./disk-readers.ts";
 import type { DestinationSummary, EventListener, Status } from "./events.ts";
-import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
+import { assertExpectedVm, assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
 import { Cancelled, Failure } from "./outcome.ts";
 import { Peer } from "./peer.ts";
 import { StreamReceiver } from "./receiver.ts";
@@ -36,6 +36,8 @@ export interface DestinationOptions {
   security: Security;
   /** Ends with the first session, however it ends. Else it goes on listening while its QEMU can still take a VM. */
   once?: boolean;
+  /** Name or UUID of the only VM that is taken; absent: any that fits our QEMU. */
+  vm?: string | undefined;
   /** Lets a VM come from a QEMU newer than ours. */
   allowOlderQemu?: boolean;
   /** Where disks are to be read instead of where QEMU says. */
@@ -151,6 +153,7 @@ export class Session {
     this.#session = hello.session;
     assertPageFormat(hello.pageFormat, PAGE_FORMAT);
     const theirs = parseFacts(hello.vm);
+    assertExpectedVm(theirs, this.#options.vm);
     assertMatch(theirs, this.#facts, this.#options.allowOlderQemu ?? false);
     const { disks, checkpoints } = await this.#failure.or(this.#openPlaces(hello, theirs));
     const cachePages = Math.min(hello.cachePages, this.#receiver.cachePages);

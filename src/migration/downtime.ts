@@ -1,5 +1,14 @@
 import type { DowntimeParts } from "./events.ts";
 
+/**
+ * When an event of QEMU came about, of performance.now. QEMU's own time stamp counts, as the event may have waited in our event loop,
+ * unless it can't be right because the system's clock was set.
+ */
+export function momentOf({ timestampMs, receivedMs }: { timestampMs: number; receivedMs: number }): number {
+  const stampMs = timestampMs - performance.timeOrigin;
+  return stampMs <= receivedMs && stampMs > receivedMs - 1000 ? stampMs : receivedMs;
+}
+
 /** Measures the downtime at the source, by its parts (docs/commands.md). Times are of performance.now. */
 export class Downtime {
   #stoppedMs: number | undefined;
@@ -8,13 +17,9 @@ export class Downtime {
   #loadMs = 0;
   #parts: DowntimeParts | null = null;
 
-  /**
-   * The guest was stopped. QEMU's own time stamp counts, as the event may have waited in our event loop, unless it
-   * can't be right because the system's clock was set.
-   */
-  stopped({ timestampMs, receivedMs }: { timestampMs: number; receivedMs: number }): void {
-    const stampMs = timestampMs - performance.timeOrigin;
-    this.#stoppedMs = stampMs <= receivedMs && stampMs > receivedMs - 1000 ? stampMs : receivedMs;
+  /** The guest was stopped. */
+  stopped(event: { timestampMs: number; receivedMs: number }): void {
+    this.#stoppedMs = momentOf(event);
   }
 
   /** LOADED arrived; it took the destination QEMU `loadMs` after its last byte. */

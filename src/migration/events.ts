@@ -1,9 +1,12 @@
 import type { Packing } from "../compact/codec.ts";
 import type { FormCounts } from "../compact/encoder.ts";
+import type { Estimate, PredictedParts } from "../control/downtime.ts";
+import type { Decision } from "../control/policy.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import type { Codec, OfferedCheckpoint } from "../wire/messages.ts";
 import type { SavedBytes } from "./costs.ts";
 import type { CodecCounts } from "./outgoing.ts";
+import type { Predicted } from "./predictions.ts";
 import type { DiskIndexSummary } from "./source-disks.ts";
 
 /** How a migration can end. docs/commands.md says what each means for the VM, and its exit code. */
@@ -70,7 +73,7 @@ export interface KeptCheckpoint {
   ms: number;
 }
 
-export interface SourceSummary {
+export interface SourceSummary extends Predicted {
   event: "summary";
   role: "source";
   status: Status;
@@ -79,6 +82,10 @@ export interface SourceSummary {
   /** Null where the guest was not stopped, or was stopped already. */
   downtimeMs: number | null;
   downtimeParts: DowntimeParts | null;
+  /** Guest memory that was sent from the last sync with the guest running on; null unless it was stopped. */
+  residualBytes: number | null;
+  /** What has decided about the switch-over. */
+  policy: string;
   wireBytes: number;
   rawBytes: number;
   /** Rounds begun, the bulk round included. */
@@ -155,8 +162,16 @@ export type MigrationEvent =
     }
   | ({ event: "progress" } & Progress)
   | { event: "receiving"; elapsedMs: number; rawBytes: number; wireBytes: number; linkBytesPerSecond: number }
-  /** QEMU's downtime-limit was changed, and why. */
-  | { event: "limit"; downtimeLimitMs: number; reason: string }
+  /** The policy has decided; `isRefined`: as before, with other figures. */
+  | ({ event: "decision"; elapsedMs: number; isRefined: boolean } & Decision)
+  /** What the policy now expects. */
+  | {
+      event: "predicted";
+      elapsedMs: number;
+      downtimeMs: Estimate;
+      downtimeParts: PredictedParts | null;
+      totalMs: Estimate | null;
+    }
   /** Bodies are packed in another way from now on, and why. */
   | { event: "codec"; codec: Codec; level: number; reason: string }
   | { event: "switchover"; elapsedMs: number }

@@ -36,6 +36,8 @@ interface Frame {
 /** Batches → DATA messages, packed on the way. */
 export class Outgoing {
   readonly counts: Record<Codec, CodecCounts> = { none: noCounts(), zstd: noCounts(), lz4: noCounts() };
+  /** Of the bodies sent, what stands for the forms of pages and is none of their content. */
+  tokenBytes = 0;
   readonly #options: OutgoingOptions;
   readonly #frames: Frame[] = [];
   #packing = 0;
@@ -56,6 +58,7 @@ export class Outgoing {
   send(batch: Batch, packing: Packing): void {
     const { rawOffset, rawBytes, tokens, payloadBytes } = batch;
     const sizes = { rawOffset, rawBytes, bodyBytes: tokens.length + payloadBytes, tokenBytes: tokens.length };
+    this.tokenBytes += tokens.length;
     const slot = packing.codec === "none" ? undefined : this.#options.workbench.take();
     if (slot === undefined) this.#enqueue({ type: "DATA", chunks: this.#plain(sizes, batch) });
     else this.#pack(sizes, batch, packing, slot);

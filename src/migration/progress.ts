@@ -106,7 +106,7 @@ export class ProgressMeter {
 
   #sample(): Sample {
     const { rawBytes, counts } = this.#counters.sender;
-    return { atMs: performance.now(), pages: sumOf(counts), rawBytes, wireBytes: this.#counters.peer.wireBytes };
+    return { atMs: performance.now(), pages: pagesSent(counts), rawBytes, wireBytes: this.#counters.peer.wireBytes };
   }
 }
 
@@ -116,6 +116,7 @@ export function pagesOf(counts: Readonly<Pages>): Pages {
   return { zeroPages, diskPages, checkpointPages, samePages, deltaPages, literalPages, blankPages, rawPages };
 }
 
-function sumOf(pages: Readonly<Pages>): number {
+/** All of them, in whatever form. */
+export function pagesSent(pages: Readonly<Pages>): number {
   return Object.values(pagesOf(pages)).reduce((sum, count) => sum + count, 0);
 }

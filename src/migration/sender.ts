@@ -7,6 +7,7 @@ import { BATCH_PAYLOAD_BYTES } from "../compact/limits.ts";
 import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";
 import { StreamParser } from "../stream/parser.ts";
+import { noting, type SentPages } from "../stream/sent-pages.ts";
 import { Backlog } from "../wire/backlog.ts";
 import { writeRepairHeader } from "../wire/encoding.ts";
 import { type Codec, type Message, REPAIR_HEADER_BYTES, type RepairHeader } from "../wire/messages.ts";
@@ -34,6 +35,8 @@ const PATIENT_FLUSH_MS = 8;
  */
 const RESTORING_MS = 25;
 const MIN_RESTORING_BYTES = 8 * 1024 * 1024;
+/** Return path that the source QEMU has not read. It takes what comes at once, and in all a few bytes a second come. */
+const MAX_RETURN_BYTES_WAITING = 1 << 20;
 /** Bodies that are packed or wait for it, so that no thread is ever idle; those that one read of the stream makes come on top. */
 const BODIES_A_THREAD = 2;
 const BODIES_A_READ = 4;
@@ -66,6 +69,8 @@ export interface SenderOptions {
   /** Something costs more bytes than it might. */
   onWarning?: (message: string) => void;
   onEvent?: (event: StreamEvent) => void;
+  /** Notes the pages that are sent. */
+  sentPages?: SentPages;
   onError: (error: GodwitError) => void;
   /** For tests: time in milliseconds. */
   now?: () => number;
@@ -119,7 +124,9 @@ export class StreamSender {
     if (referable !== undefined) this.#references = new PlaceReferences(matcher, (place) => this.#onSwitchedOff(place));
     this.#cache = cache;
     this.#encoder = new BatchEncoder((batch) => this.#sendBatch(batch), options.onEvent, this.#references, cache);
-    this.#parser = new StreamParser(kernels.scanner, this.#encoder);
+    const { sentPages } = options;
+    const handler = sentPages === undefined ? this.#encoder : noting(this.#encoder, sentPages);
+    this.#parser = new StreamParser(kernels.scanner, handler);
     this.#maxPacking = Math.max(1, threads) * BODIES_A_THREAD;
     this.#workbench = new Workbench(this.#maxPacking + BODIES_A_READ, threads, onWarning);
     this.#choice = new CodecChoice(threads, packing === "auto" ? undefined : packing, options.onPacking);
@@ -154,6 +161,10 @@ export class StreamSender {
   get bodies(): Readonly<Record<Codec, CodecCounts>> {
     return this.#outgoing.counts;
   }
+  /** Of the bodies sent, what stands for the forms of pages. */
+  get tokenBytes(): number {
+    return this.#outgoing.tokenBytes;
+  }
   /** How bodies are packed by now, and why. */
   get packing(): Packing & { reason: string } {
     const { codec, level } = this.#choice.current;
@@ -165,6 +176,10 @@ export class StreamSender {
   /** How long parsing, looking pages up and encoding have taken, and the CPU time that packing has. */
   get work(): { encodeMs: number; packMs: number } {
     return { encodeMs: this.#encodeMs, packMs: this.#workbench.cpuMs };
+  }
+  /** How fast the destination restores the stream, and for how long in all it was waited for. */
+  get restoring(): { bytesPerSecond: number; heldMs: number } {
+    return { bytesPerSecond: this.#restoring.goodputBytesPerSecond, heldMs: this.#holds.restoringMs(this.#now()) };
   }
   /** Whether the source QEMU has closed its end. */
   get hasEnded(): boolean {
@@ -193,14 +208,19 @@ export class StreamSender {
     return this.#returnBytes;
   }
 
-  /** Bytes of the return path, for the source QEMU. @throws GodwitError PEER_BAD_OFFSET when they do not follow what came before */
+  /** Bytes of the return path, for the source QEMU. @throws GodwitError PEER_BAD_OFFSET when they do not follow what came before, PEER_WINDOW */
   writeReturn({ returnOffset, bytes }: Return): void {
     if (returnOffset !== this.#returnBytes) {
       const details = { returnOffset, expected: this.#returnBytes };
       throw new GodwitError("PEER_BAD_OFFSET", "the peer sent the return path out of order", details);
     }
     this.#returnBytes += bytes.length;
-    this.#intake?.socket.write(bytes);
+    const socket = this.#intake?.socket;
+    if (socket === undefined) return;
+    if (socket.writableLength > MAX_RETURN_BYTES_WAITING) {
+      throw new GodwitError("PEER_WINDOW", "the peer sends more of the return path than the source QEMU takes");
+    }
+    socket.write(bytes);
   }
 
   /** The destination QEMU has closed its return path. */
@@ -359,7 +379,7 @@ export class StreamSender {
     const comingBytes = this.#outgoing.packingBytes * this.#choice.ratio;
     if (inFlightBytes + comingBytes >= allowanceBytes) return onLinkBytes > inFlightBytes / 2 ? "link" : "other";
     if (this.#outgoing.packing >= this.#maxPacking) return "packing";
-    return this.#restoring.hasRoom ? undefined : "other";
+    return this.#restoring.hasRoom ? undefined : "restoring";
   }
 
   #resumeIfPossible(): void {

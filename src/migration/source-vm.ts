@@ -1,3 +1,5 @@
+import type { LimitSetting } from "../control/policy.ts";
+import { MAX_PERCENT } from "../control/throttle.ts";
 import { GodwitError } from "../errors.ts";
 import type { MigrationParameters, QmpEvent } from "../qemu/commands.ts";
 import {
@@ -14,16 +16,22 @@ import type { QmpClient } from "../qemu/qmp.ts";
 const ENDED: readonly MigrationStatus[] = ["none", "completed", "failed", "cancelled"];
 /** QEMU cancels by shutting its socket; it takes longer only while it saves the state of a large device. */
 const CANCEL_TIMEOUT_MS = 30_000;
-/** DEFAULT_MIGRATE_SET_DOWNTIME (QEMU migration/options.c), for a QEMU that does not tell. */
-const QEMU_DOWNTIME_LIMIT_MS = 300;
-
 /** Capabilities with which QEMU does not write one stream to one socket (QEMU qapi/migration.json, MigrationCapability). */
 const OTHER_WAYS = ["multifd", "mapped-ram", "background-snapshot", "x-colo", "rdma-pin-all"];
 
-/** The link's speed as QEMU is told it before it was measured: with it, a guest is not stopped for more than a few MiB. */
-const UNKNOWN_LINK_BYTES_PER_SECOND = 64e6;
-/** Speeds that differ by less than this factor are the same to QEMU's decision. */
-const SAME_SPEED = 1.1;
+/** Least of what QEMU takes for its throttle: as good as none. */
+const LEAST_PERCENT = 1;
+
+/** What QEMU is set to for a migration, beside what every one needs. */
+export interface SourceSetup {
+  readonly limit: LimitSetting;
+  /** Raw bytes per second at most; null: no limit. */
+  readonly maxBytesPerSecond?: number | null;
+  /** Those that are to be otherwise than for `send`, where QEMU has them. */
+  readonly capabilities?: Readonly<Record<string, boolean>>;
+  /** Allows for `setThrottle`: QEMU throttles the guest by itself, so it is held to next to nothing until it is asked for. */
+  readonly canThrottle?: boolean;
+}
 
 /** The source QEMU during a migration: what is asked of it, and the way back. */
 export class SourceVm {
@@ -36,11 +44,13 @@ export class SourceVm {
   #stop: Promise<boolean> | undefined;
   #undoCapabilities: Record<string, boolean> = {};
   #undoParameters: MigrationParameters = {};
-  #toldBytesPerSecond = 0;
+  /** As they were before the migration. */
+  #parameters: MigrationParameters;
 
-  private constructor(qmp: QmpClient, guestRuns: boolean) {
+  private constructor(qmp: QmpClient, guestRuns: boolean, parameters: MigrationParameters) {
     this.#qmp = qmp;
     this.#guestRuns = guestRuns;
+    this.#parameters = parameters;
   }
 
   /** @throws GodwitError QMP_WRONG_STATE when the VM can't be migrated now, QMP_CAPABILITY when QEMU is set to a way that we can't carry */
@@ -52,38 +62,36 @@ export class SourceVm {
       const message = `QEMU's migration capability ${inTheWay} is on, and godwit can't carry such a stream`;
       throw new GodwitError("QMP_CAPABILITY", message, { capability: inTheWay });
     }
-    return new SourceVm(qmp, runState === "running");
+    return new SourceVm(qmp, runState === "running", await qmp.execute("query-migrate-parameters"));
   }
 
   get guestRuns(): boolean {
     return this.#guestRuns;
   }
 
+  /** Whether QEMU can be told its bandwidth at switch-over (since 8.2), which makes its threshold exact. */
+  get hasSwitchoverBandwidth(): boolean {
+    return this.#parameters["avail-switchover-bandwidth"] !== undefined;
+  }
+
   /**
-   * Starts the migration to a unix socket, with the downtime-limit that `limitFor` makes of the one that QEMU has.
+   * Starts the migration to a unix socket.
    *
-   * QEMU's own rate limit is taken off: it would count raw bytes, where the limit that a user means is of wire bytes.
-   *
-   * @param capabilities those that are to be otherwise than for `send`, where QEMU has them
+   * QEMU's own rate limit is taken off unless it is asked for: it would count raw bytes, where the limit that a user means is of
+   * wire bytes.
    */
-  async start(
-    socketPath: string,
-    limitFor: (downtimeLimitMs: number) => number,
-    capabilities: Readonly<Record<string, boolean>> = {},
-  ): Promise<void> {
+  async start(socketPath: string, setup: SourceSetup): Promise<void> {
     // The last two would make QEMU wait for what nobody says: `migrate-continue`, and a destination with that capability.
     const usual = { events: true, "return-path": true, "pause-before-switchover": false, "switchover-ack": false };
-    const wanted = { ...usual, ...capabilities };
+    const throttle = setup.canThrottle ? { "auto-converge": true } : {};
+    const wanted = { ...usual, ...throttle, ...setup.capabilities };
     this.#undoCapabilities = await setCapabilities(this.#qmp, wanted);
-    const parameters = await this.#qmp.execute("query-migrate-parameters");
-    const { "max-bandwidth": bandwidth = 0, "downtime-limit": limitMs = QEMU_DOWNTIME_LIMIT_MS } = parameters;
-    const switchoverBandwidth = parameters["avail-switchover-bandwidth"];
-    this.#undoParameters = { "max-bandwidth": bandwidth, "downtime-limit": limitMs };
-    if (switchoverBandwidth !== undefined) {
-      this.#undoParameters = { ...this.#undoParameters, "avail-switchover-bandwidth": switchoverBandwidth };
-      await this.tellLinkSpeed(UNKNOWN_LINK_BYTES_PER_SECOND);
-    }
-    await this.#qmp.execute("migrate-set-parameters", { "max-bandwidth": 0, "downtime-limit": limitFor(limitMs) });
+    this.#parameters = await this.#qmp.execute("query-migrate-parameters");
+    await this.#set({
+      "max-bandwidth": setup.maxBytesPerSecond ?? 0,
+      ...limitParameters(setup.limit),
+      ...(setup.canThrottle && throttleParameters(LEAST_PERCENT)),
+    });
     this.#hasStarted = true;
     await this.#qmp.execute("migrate", { uri: `unix:${socketPath}` });
   }
@@ -155,21 +163,25 @@ export class SourceVm {
     }
   }
 
-  /**
-   * Tells QEMU how fast the link is, where it can be told (since 8.2). By itself it takes the speed at which we read its
-   * socket for the link's: a stretch of zero pages then looks like 10 GB/s, and QEMU stops the guest far too early.
-   */
-  async tellLinkSpeed(bytesPerSecond: number): Promise<void> {
-    if (this.#undoParameters["avail-switchover-bandwidth"] === undefined) return;
-    const known = this.#toldBytesPerSecond;
-    if (bytesPerSecond < known * SAME_SPEED && bytesPerSecond > known / SAME_SPEED) return;
-    this.#toldBytesPerSecond = bytesPerSecond;
-    await this.#qmp.execute("migrate-set-parameters", { "avail-switchover-bandwidth": Math.round(bytesPerSecond) });
+  /** Sets what QEMU switches over by; it counts from QEMU's next look at its speed, at most 100 ms later. */
+  async setLimit(limit: LimitSetting): Promise<void> {
+    await this.#set(limitParameters(limit));
   }
 
-  /** Sets QEMU's downtime-limit; it counts from QEMU's next look at its speed, at most 100 ms later. */
-  async setDowntimeLimit(limitMs: number): Promise<void> {
-    await this.#qmp.execute("migrate-set-parameters", { "downtime-limit": limitMs });
+  /**
+   * Throttles the guest's CPUs, as the migration was started with `canThrottle`. QEMU does so at a sync, at least a second after the
+   * one before, and takes it back when the migration ends in whatever way (migration_iteration_finish, migration/migration.c).
+   */
+  async setThrottle(percent: number): Promise<void> {
+    await this.#set(throttleParameters(Math.max(LEAST_PERCENT, Math.min(MAX_PERCENT, Math.round(percent)))));
+  }
+
+  /** Sets those that this QEMU has, and remembers what they were. */
+  async #set(parameters: MigrationParameters): Promise<void> {
+    const known = Object.entries(parameters).filter(([name]) => Object.hasOwn(this.#parameters, name));
+    const before = known.map(([name]) => [name, this.#parameters[name as keyof MigrationParameters]]);
+    this.#undoParameters = { ...this.#undoParameters, ...Object.fromEntries(before) };
+    await this.#qmp.execute("migrate-set-parameters", Object.fromEntries(known));
   }
 
   /** Puts back what was changed in QEMU's settings. */
@@ -181,4 +193,23 @@ export class SourceVm {
     await setCapabilities(this.#qmp, this.#undoCapabilities);
     this.#undoCapabilities = {};
   }
+}
+
+function limitParameters({ downtimeLimitMs, bandwidthBytesPerSecond }: LimitSetting): MigrationParameters {
+  return { "downtime-limit": downtimeLimitMs, "avail-switchover-bandwidth": bandwidthBytesPerSecond ?? 0 };
+}
+
+/**
+ * QEMU throttles at the second sync in a row at which the guest had dirtied more than a share of what was sent, first to one value,
+ * then in steps up to another (migration_trigger_throttle and mig_throttle_guest_down, migration/ram.c). So that it goes to `percent`
+ * at once, both values are that, a step is more than enough, and the least share suffices.
+ */
+function throttleParameters(percent: number): MigrationParameters {
+  return {
+    "throttle-trigger-threshold": 1,
+    "cpu-throttle-initial": percent,
+    "cpu-throttle-increment": MAX_PERCENT,
+    "cpu-throttle-tailslow": false,
+    "max-cpu-throttle": percent,
+  };
 }

@@ -6,6 +6,7 @@ import { GodwitError, messageOf } from "../errors.ts";
 import type { QmpEvent } from "../qemu/commands.ts";
 import { readFacts, type VmFacts } from "../qemu/facts.ts";
 import { QmpClient } from "../qemu/qmp.ts";
+import { SentPages } from "../stream/sent-pages.ts";
 import type { Address } from "../wire/address.ts";
 import type { Message } from "../wire/messages.ts";
 import { connect, type Security } from "../wire/transport.ts";
@@ -19,11 +20,12 @@ import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./
 import { listenOnce } from "./listen-once.ts";
 import { Cancelled, Failure, PeerAborted, PeerRefused, withTimeout } from "./outcome.ts";
 import { Peer } from "./peer.ts";
+import { NOTHING_PREDICTED } from "./predictions.ts";
 import { pagesOf } from "./progress.ts";
 import { StreamSender } from "./sender.ts";
 import { makeSocketFolder } from "./socket-folder.ts";
 import { type OfferOptions, SourceOffers } from "./source-offers.ts";
-import { SourceRounds } from "./source-rounds.ts";
+import { type ControlOptions, SourceRounds } from "./source-rounds.ts";
 import { SourceVm } from "./source-vm.ts";
 
 /** For the destination to ask its QEMU what it is and answer HELLO. */
@@ -44,7 +46,7 @@ const NO_PAGES: Pages = {
   rawPages: 0,
 };
 
-export interface SourceOptions extends OfferOptions {
+export interface SourceOptions extends OfferOptions, ControlOptions {
   qmpPath: string;
   to: Address;
   security: Security;
@@ -126,6 +128,7 @@ class SourceMigration {
       await this.#offers.close(status !== "completed");
     }
     const migration = this.#summary(status);
+    await this.#rounds?.close(migration);
     const summary = { ...migration, checkpoint: status === "completed" ? await this.#afterwards() : null };
     this.#qmp?.close();
     this.#options.onEvent(summary);
@@ -205,6 +208,7 @@ class SourceMigration {
     await using folder = await makeSocketFolder(qmpPath);
     await using server = await listenOnce(join(folder.path, "source.sock"));
     const { windowBytes } = await this.#welcome.promise;
+    const sentPages = new SentPages();
     const sender = new StreamSender(peer, {
       windowBytes,
       maxBytesPerSecond,
@@ -213,16 +217,20 @@ class SourceMigration {
       onPacking: ({ codec, level }, reason) => onEvent({ event: "codec", codec, level, reason }),
       referable: this.#offers.referable,
       cachePages: this.#offers.cachePages,
+      sentPages,
       onWarning: (message) => this.#warn(message),
       onError: (error) => this.#failure.report(error),
     });
     this.#sender = sender;
-    const rounds = new SourceRounds({ qmp, vm, peer, sender, offers: this.#offers, memoryBytes, onEvent });
+    const giveUp = (error: GodwitError) => this.#failure.report(error);
+    const [facts, offers, startMs] = [this.#facts!, this.#offers, this.#startMs];
+    const parts = { qmp, vm, peer, sender, sentPages, offers, facts, startMs, onEvent, giveUp };
+    const rounds = await SourceRounds.open(parts, this.#options);
     this.#rounds = rounds;
     peer.startPulse();
     this.#phase = "streaming";
     onEvent({ event: "started", memoryBytes });
-    const started = vm.start(server.path, (limitMs) => rounds.firstLimitMs(limitMs));
+    const started = rounds.start(server.path);
     const completed = this.#failure.or(started).then(() => vm.completed(this.#failure.signal));
     if (!vm.guestRuns) this.#sendSwitchover();
     const accepted = await this.#failure.or(
@@ -306,7 +314,7 @@ class SourceMigration {
 
   #onQmpEvent(event: QmpEvent): void {
     if (this.#phase !== "streaming") return;
-    if (event.name === "MIGRATION_PASS") this.#rounds!.onSync();
+    if (event.name === "MIGRATION_PASS") this.#rounds!.onSync(event);
     const stop = this.#vm!.onEvent(event);
     if (stop === undefined) return;
     this.#rounds!.onStop();
@@ -390,6 +398,9 @@ class SourceMigration {
       totalMs: (this.#endMs ?? performance.now()) - this.#startMs,
       downtimeMs: parts === null ? null : Object.values(parts).reduce((sum, ms) => sum + ms, 0),
       downtimeParts: parts,
+      ...(this.#rounds?.predicted ?? NOTHING_PREDICTED),
+      residualBytes: this.#rounds?.residualBytes ?? null,
+      policy: this.#options.policy ?? "adaptive",
       wireBytes: this.#peer?.wireBytes ?? 0,
       rawBytes: this.#sender?.rawBytes ?? 0,
       rounds: this.#rounds?.begun ?? 0,

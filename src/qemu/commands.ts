@@ -111,6 +111,9 @@ export interface MigrationInfo {
   /** Absent before the first migration. */
   readonly status?: MigrationStatus;
   readonly ram?: MigrationRamInfo;
+  /** Pages sent with XBZRLE, and compressed (before 9.1); both only where that is switched on. */
+  readonly "xbzrle-cache"?: { readonly pages: number };
+  readonly compression?: { readonly pages: number };
   readonly "total-time"?: number;
   readonly "expected-downtime"?: number;
   readonly downtime?: number;
@@ -143,6 +146,19 @@ export interface MemoryDevice {
   readonly data: { readonly memdev?: string };
 }
 
+/** qapi/migration.json, DirtyRateInfo. */
+export interface DirtyRateInfo {
+  readonly status: "unstarted" | "measuring" | "measured";
+  /** MiB per second, cut off to whole ones. Absent until it is measured. */
+  readonly "dirty-rate"?: number;
+  readonly "calc-time": number;
+  /** Since 8.2; before it, seconds. */
+  readonly "calc-time-unit"?: "second" | "millisecond";
+  /** Per GiB; 0 in other modes. */
+  readonly "sample-pages": number;
+  readonly mode: "page-sampling" | "dirty-ring" | "dirty-bitmap";
+}
+
 /** One entry of query-migrate-capabilities. A string: every QEMU has others. */
 export interface MigrationCapabilityState {
   readonly capability: string;
@@ -159,7 +175,9 @@ export interface MigrationParameters {
   readonly "avail-switchover-bandwidth"?: number;
   readonly "cpu-throttle-initial"?: number;
   readonly "cpu-throttle-increment"?: number;
+  readonly "cpu-throttle-tailslow"?: boolean;
   readonly "max-cpu-throttle"?: number;
+  readonly "throttle-trigger-threshold"?: number;
   readonly "announce-initial"?: number;
   readonly "announce-max"?: number;
   readonly "announce-rounds"?: number;
@@ -202,6 +220,16 @@ export interface QmpCommands {
   };
   "query-migrate-parameters": { arguments: NoArguments; returns: MigrationParameters };
   "migrate-set-parameters": { arguments: MigrationParameters; returns: None };
+  "calc-dirty-rate": {
+    arguments: {
+      "calc-time": number;
+      "calc-time-unit"?: "second" | "millisecond";
+      "sample-pages"?: number;
+      mode?: DirtyRateInfo["mode"];
+    };
+    returns: None;
+  };
+  "query-dirty-rate": { arguments: NoArguments; returns: DirtyRateInfo };
   "nbd-server-start": {
     arguments: { addr: { readonly type: "unix"; readonly data: { readonly path: string } } };
     returns: None;

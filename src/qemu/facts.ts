@@ -60,19 +60,25 @@ export async function readFacts(qmp: QmpClient): Promise<VmFacts> {
     qmp.execute("query-name"),
     qmp.execute("query-uuid"),
   ]);
-  const facts = vmFactsSchema.safeParse({
-    qemuVersion: { ...version.qemu, package: version.package },
-    machineType: String(machine).replace(/-machine$/, ""), // TYPE_MACHINE_SUFFIX, include/hw/boards.h
-    memoryBytes: memory["base-memory"] + (memory["plugged-memory"] ?? 0),
-    cpus: cpus.length,
-    blockDevices: blocks.filter(({ qdev }) => qdev !== undefined).map(blockDevice),
-    name: name.name ?? null,
-    uuid: uuid.UUID,
-  });
+  const unusable = (what: string, cause: unknown) =>
+    new GodwitError("QMP_BAD_FACTS", `QEMU's answer about ${what} is not usable`, { path: qmp.path, what }, { cause });
+  let stated: unknown;
+  try {
+    stated = {
+      qemuVersion: { ...version.qemu, package: version.package },
+      machineType: String(machine).replace(/-machine$/, ""), // TYPE_MACHINE_SUFFIX, include/hw/boards.h
+      memoryBytes: memory["base-memory"] + (memory["plugged-memory"] ?? 0),
+      cpus: cpus.length,
+      blockDevices: blocks.filter(({ qdev }) => qdev !== undefined).map(blockDevice),
+      name: name.name ?? null,
+      uuid: uuid.UUID,
+    };
+  } catch (cause) {
+    throw unusable("its VM", cause); // not even of the kind that it should be
+  }
+  const facts = vmFactsSchema.safeParse(stated);
   if (facts.success) return facts.data;
-  const where = facts.error.issues[0]?.path.join(".");
-  const details = { path: qmp.path, where };
-  throw new GodwitError("QMP_BAD_FACTS", `QEMU's answer about ${where} is not usable`, details, { cause: facts.error });
+  throw unusable(facts.error.issues[0]!.path.join("."), facts.error);
 }
 
 /** What forbids a migration from `source` to `destination`; empty if nothing does. */

@@ -25,6 +25,10 @@ export interface MigrationProgress {
   readonly pageSizeBytes: number;
   readonly normalPages: number;
   readonly zeroPages: number;
+  /** Sent so far in whatever form, a page that was sent twice counting twice. */
+  readonly sentPages: number;
+  /** By which the guest's CPUs are throttled; 0 if they are not. */
+  readonly throttlePercent: number;
   /** QEMU's own measure of what it writes into its migration socket. */
   readonly bytesPerSecond: number;
   readonly expectedDowntimeMs: number | null;
@@ -52,6 +56,9 @@ export async function migrationProgress(qmp: QmpClient): Promise<MigrationProgre
     pageSizeBytes: ram?.["page-size"] ?? 0,
     normalPages: ram?.normal ?? 0,
     zeroPages: ram?.duplicate ?? 0,
+    sentPages:
+      (ram?.normal ?? 0) + (ram?.duplicate ?? 0) + (info["xbzrle-cache"]?.pages ?? 0) + (info.compression?.pages ?? 0),
+    throttlePercent: info["cpu-throttle-percentage"] ?? 0,
     bytesPerSecond: ((ram?.mbps ?? 0) * BITS_PER_MEGABIT) / 8,
     expectedDowntimeMs: info["expected-downtime"] ?? null,
     downtimeMs: info.downtime ?? null,

@@ -19,20 +19,21 @@ export interface Lock {
  * Every taker has a file name of its own, and looks for those of others after it has made its own: of two at once, each sees the
  * other. Nobody ever removes the file of a process that lives, so no takeover of a stale lock can hit a live one.
  *
+ * @param what a process that holds it does, for people
  * @throws STORE_BUSY, or what the file system says
  */
-export async function lockFolder(folder: string): Promise<Lock> {
+export async function lockFolder(folder: string, what = "is writing checkpoints of this VM"): Promise<Lock> {
   const name = await lockName();
   const path = join(folder, name);
   if (leftovers.has(path)) await rm(path, { force: true });
   await writeFile(path, "", { flag: "wx", mode: 0o600 }).catch((error) => {
-    throw codeOf(error) === "EEXIST" ? busy(folder, process.pid) : error;
+    throw codeOf(error) === "EEXIST" ? busy(folder, process.pid, what) : error;
   });
   leftovers.delete(path);
   const lock = { [Symbol.asyncDispose]: () => letGo(path) };
   try {
     for (const other of (await readdir(folder)).filter((entry) => entry.startsWith(PREFIX) && entry !== name)) {
-      if (await isHeld(other)) throw busy(folder, Number(other.split(".")[3]));
+      if (await isHeld(other)) throw busy(folder, pidOf(other), what);
       await rm(join(folder, other), { force: true });
     }
   } catch (error) {
@@ -49,8 +50,18 @@ async function letGo(path: string): Promise<void> {
   });
 }
 
-function busy(folder: string, pid: number): Error {
-  return checkpointError("STORE_BUSY", `process ${pid} is writing checkpoints of this VM`, folder);
+/** The process that holds the lock of a folder, if one does. */
+export async function holderOf(folder: string): Promise<number | null> {
+  for (const name of await readdir(folder)) if (name.startsWith(PREFIX) && (await isHeld(name))) return pidOf(name);
+  return null;
+}
+
+function pidOf(name: string): number {
+  return Number(name.split(".")[3]);
+}
+
+function busy(folder: string, pid: number, what: string): Error {
+  return checkpointError("STORE_BUSY", `process ${pid} ${what}`, folder);
 }
 
 async function lockName(): Promise<string> {

@@ -101,12 +101,15 @@ export function messageTypeOf(code: number): MessageType | undefined {
   return TYPES.get(code);
 }
 
-/** A peer's text that may reach a terminal: bounded, its control characters turned into spaces. */
+/** What could move a cursor, end a line or reorder one. */
+const NOT_FOR_TERMINALS = /[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu;
+
+/** A peer's text that may reach a terminal: bounded, what is not for terminals turned into spaces. */
 export function textSchema(maxLength: number) {
   return z
     .string()
     .max(maxLength)
-    .transform((text) => text.replace(/\p{Cc}/gu, " "));
+    .transform((text) => text.replace(NOT_FOR_TERMINALS, " "));
 }
 
 const bytesSchema = z.int().nonnegative();

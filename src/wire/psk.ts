@@ -5,8 +5,8 @@
  * go nowhere but to TLS: no error and no detail of one may hold them.
  */
 import { randomBytes } from "node:crypto";
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { GodwitError, messageOf } from "../errors.ts";
+import { GodwitError } from "../errors.ts";
+import { isProblem, readSmallFile } from "./secret-file.ts";
 
 export interface Psk {
   readonly identity: string;
@@ -37,9 +37,7 @@ export function formatPskFile(psk: Psk): string {
 export function readPskFile(path: string): Psk {
   const text = readPrivate(path);
   const [, identity, hex] = LINE.exec(text.replace(/\r?\n$/, "")) ?? [];
-  if (identity === undefined || hex === undefined) {
-    throw new GodwitError("WIRE_PSK_FORMAT", `${path} is no key file: expected one line "identity:hexkey"`, { path });
-  }
+  if (identity === undefined || hex === undefined) throw notAKey(path);
   const key = Buffer.from(hex, "hex");
   if (key.length < MIN_KEY_BYTES || key.length > MAX_KEY_BYTES) {
     const message = `the key in ${path} has ${key.length} bytes, ${MIN_KEY_BYTES} to ${MAX_KEY_BYTES} are allowed`;
@@ -48,31 +46,23 @@ export function readPskFile(path: string): Psk {
   return { identity, key };
 }
 
-/** Looks at the permissions of the very file it reads, so it can't be exchanged in between. */
 function readPrivate(path: string): string {
-  let file: number;
-  try {
-    file = openSync(path, "r");
-  } catch (cause) {
-    const missing = (cause as NodeJS.ErrnoException).code === "ENOENT";
-    const message = missing
-      ? `there is no key file ${path}`
-      : `the key file ${path} can't be opened: ${messageOf(cause)}`;
-    throw new GodwitError("WIRE_PSK_MISSING", message, { path }, { cause });
-  }
-  try {
-    const { mode } = fstatSync(file);
-    if ((mode & 0o077) !== 0) {
-      const message = `others can read the key file ${path}`;
-      throw new GodwitError("WIRE_PSK_PERMISSIONS", message, { path, mode: (mode & 0o777).toString(8) });
+  const read = readSmallFile(path, MAX_FILE_BYTES, true);
+  if (!isProblem(read)) return read.toString("latin1");
+  switch (read.why) {
+    case "missing":
+      throw new GodwitError("WIRE_PSK_MISSING", `there is no key file ${path}`, { path });
+    case "unreadable": {
+      const message = `the key file ${path} can't be read: ${read.message}`;
+      throw new GodwitError("WIRE_PSK_MISSING", message, { path }, { cause: read.cause });
     }
-    const buffer = Buffer.alloc(MAX_FILE_BYTES);
-    return buffer.toString("latin1", 0, readSync(file, buffer));
-  } catch (error) {
-    if (error instanceof GodwitError) throw error;
-    const message = `the key file ${path} can't be read: ${messageOf(error)}`;
-    throw new GodwitError("WIRE_PSK_MISSING", message, { path }, { cause: error });
-  } finally {
-    closeSync(file);
+    case "too long":
+      throw notAKey(path);
+    case "exposed":
+      throw new GodwitError("WIRE_PSK_PERMISSIONS", `others can read the key file ${path}`, { path, mode: read.mode });
   }
+}
+
+function notAKey(path: string): GodwitError {
+  return new GodwitError("WIRE_PSK_FORMAT", `${path} is no key file: expected one line "identity:hexkey"`, { path });
 }

@@ -23,10 +23,10 @@ const receiver = (after: MessageType[], notAfter: MessageType[] = []): Rule => (
 
 /** The table. A message with two rules may come from both ends. */
 export const RULES: Readonly<Record<MessageType, readonly Rule[]>> = {
-  HELLO: [sender([], ["HELLO"])],
+  HELLO: [sender([], ["HELLO", "REFUSE"])],
   WELCOME: [receiver(["HELLO"], ["WELCOME", "REFUSE"])],
   REFUSE: [
-    sender(["WELCOME"], ["DATA", "END", "SWITCHOVER", "REFUSE", "ABORT"]),
+    sender([], ["DATA", "END", "SWITCHOVER", "REFUSE", "ABORT"]), // in place of HELLO when it does not take our certificate
     receiver([], ["WELCOME", "REFUSE"]), // also in answer to a HELLO that can't be read
   ],
   DATA: [sender(["WELCOME"], ["END", "REFUSE", "COMMIT"])],

@@ -1,6 +1,9 @@
 /** What Node and OpenSSL report, in plain words. The OpenSSL reasons are those of Node 24 (OpenSSL 3.5). */
 import { type ErrorCode, GodwitError, messageOf } from "../errors.ts";
 
+/** What to do where one end has a key and the other a certificate. */
+const ONE_OF_BOTH = "give both ends --tls-dir, or both --psk-file";
+
 type Words = readonly [code: ErrorCode, message: string];
 
 function codeOf(error: unknown): string {
@@ -51,8 +54,8 @@ export function listenError(error: unknown, address: string): GodwitError {
   return explain(error, address, words());
 }
 
-/** Why a TLS handshake failed, seen from either end. */
-export function handshakeError(error: unknown, peer: string, timeoutMs: number): GodwitError {
+/** Why a TLS handshake failed, seen from either end, which has a pre-shared key ("psk") or a certificate ("tls"). */
+export function handshakeError(error: unknown, peer: string, timeoutMs: number, kind: "psk" | "tls"): GodwitError {
   const words = (): Words => {
     const code = codeOf(error);
     switch (code) {
@@ -63,6 +66,7 @@ export function handshakeError(error: unknown, peer: string, timeoutMs: number):
       case "ERR_SSL_NO_SUITABLE_SIGNATURE_ALGORITHM":
       case "ERR_SSL_SSL/TLS_ALERT_HANDSHAKE_FAILURE":
       case "ERR_SSL_SSLV3_ALERT_HANDSHAKE_FAILURE":
+        if (kind === "tls") return ["WIRE_CERTIFICATE", `${peer} has no certificate: ${ONE_OF_BOTH}`];
         return ["WIRE_WRONG_KEY", `${peer} has no pre-shared key of this identity`];
       case "ERR_TLS_HANDSHAKE_TIMEOUT":
       case "ETIMEDOUT":
@@ -80,7 +84,7 @@ export function handshakeError(error: unknown, peer: string, timeoutMs: number):
         (error as { reason?: string }).reason ?? code.slice("ERR_SSL_".length).replaceAll("_", " ").toLowerCase();
       return ["WIRE_NOT_TLS", `${peer} does not speak TLS 1.3 as godwit does: ${reason}`];
     }
-    return ["WIRE_WRONG_KEY", `${peer} shows a certificate and does not use a pre-shared key`];
+    return ["WIRE_WRONG_KEY", `${peer} shows a certificate and does not use a pre-shared key: ${ONE_OF_BOTH}`];
   };
   return explain(error, peer, words());
 }

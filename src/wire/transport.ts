@@ -1,19 +1,22 @@
 /**
- * TCP between the two ends: TLS 1.3 with a pre-shared key, or plain for benchmarks.
+ * TCP between the two ends: TLS 1.3 with certificates or a pre-shared key, or plain for benchmarks.
  *
- * Strangers can hold at most 16 sockets for the time of a handshake; what they do wrong is reported and disturbs nobody.
+ * Strangers can hold few sockets, for the time of a handshake (admission.ts); what they do wrong is reported, now and then, and
+ * disturbs nobody.
  */
 import { once } from "node:events";
 import * as net from "node:net";
-import * as tls from "node:tls";
+import type { TLSSocket } from "node:tls";
 import { GodwitError, messageOf } from "../errors.ts";
 import { type Address, formatAddress } from "./address.ts";
+import { Admission } from "./admission.ts";
 import { type Connection, SocketConnection } from "./connection.ts";
-import type { Psk } from "./psk.ts";
+import { RejectionLog } from "./rejections.ts";
+import { problemOf, refuse, startClientTls, startServerTls, type TlsSecurity } from "./tls.ts";
 import { connectError, handshakeError, listenError } from "./transport-errors.ts";
 
 /** How the two ends know each other. "none" encrypts nothing and lets anyone in. */
-export type Security = { readonly kind: "psk"; readonly psk: Psk } | { readonly kind: "none" };
+export type Security = TlsSecurity | { readonly kind: "none" };
 
 export interface ConnectOptions extends Address {
   readonly security: Security;
@@ -26,10 +29,12 @@ export interface ListenOptions extends Address {
   readonly security: Security;
   /** Called with each authenticated connection; it is dropped when this rejects. Calls may overlap. */
   readonly onConnection: (connection: Connection) => void | Promise<void>;
-  /** Called with each failed handshake and each rejection of `onConnection`; the listener goes on. */
+  /** Called with failed handshakes and rejections of `onConnection`, those of one code folded; the listener goes on. */
   readonly onRejected: (error: GodwitError) => void;
   /** 10 s unless given. */
   readonly handshakeTimeoutMs?: number;
+  /** For how long rejections of one code are folded into one; 10 s unless given. */
+  readonly quietMs?: number;
 }
 
 export interface Listener {
@@ -40,14 +45,16 @@ export interface Listener {
 }
 
 const HANDSHAKE_TIMEOUT_MS = 10_000;
-const MAX_UNAUTHENTICATED = 16;
+const QUIET_MS = 10_000;
+/** Authenticated connections, of all peers together: a migration takes one, and another while it reconnects. */
+const MAX_OPEN = 64;
 const SOCKET_OPTIONS = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 10_000 };
-const TLS_OPTIONS = { minVersion: "TLSv1.3", maxVersion: "TLSv1.3", ciphers: "TLS_AES_128_GCM_SHA256" } as const;
 
 /**
  * Connects to a listener and authenticates both ends.
  *
- * @throws WIRE_UNREACHABLE, WIRE_WRONG_KEY, WIRE_NOT_TLS, WIRE_CLOSED, WIRE_CANCELLED
+ * @throws WIRE_UNREACHABLE, WIRE_WRONG_KEY, WIRE_CERTIFICATE, WIRE_PEER_NAME, WIRE_TLS_FILES, WIRE_TLS_PERMISSIONS, WIRE_NOT_TLS,
+ * WIRE_CLOSED, WIRE_CANCELLED
  */
 export async function connect(options: ConnectOptions): Promise<Connection> {
   const { host, port, security, timeoutMs = HANDSHAKE_TIMEOUT_MS, signal } = options;
@@ -60,11 +67,13 @@ export async function connect(options: ConnectOptions): Promise<Connection> {
     await happened(raw, "connect", wait).catch((error: unknown) => {
       throw connectError(error, peer, timeoutMs);
     });
-    if (security.kind === "psk") {
-      stream = startClientTls(raw, security.psk);
-      await happened(stream, "secureConnect", wait).catch((error: unknown) => {
-        throw handshakeError(error, peer, timeoutMs);
+    if (security.kind !== "none") {
+      const socket = startClientTls(raw, security);
+      stream = socket;
+      await happened(socket, "secureConnect", wait).catch((error: unknown) => {
+        throw handshakeError(error, peer, timeoutMs, security.kind);
       });
+      await judge(socket, security, "destination", peer, host);
     }
     return new SocketConnection(stream, raw, peer);
   } catch (error) {
@@ -74,6 +83,21 @@ export async function connect(options: ConnectOptions): Promise<Connection> {
     if (signal?.aborted) throw new GodwitError("WIRE_CANCELLED", `connecting to ${peer} was cancelled`, { peer });
     throw error;
   }
+}
+
+/** Lets go of a peer that is not the one it should be, and tells it why. */
+async function judge(
+  socket: TLSSocket,
+  security: TlsSecurity,
+  end: "source" | "destination",
+  peer: string,
+  host?: string,
+): Promise<void> {
+  const problem = problemOf(socket, security, end, host);
+  if (problem === undefined) return;
+  socket.on("error", () => {});
+  await refuse(socket, problem);
+  throw new GodwitError(problem.code, `${peer} was refused: ${problem.message}`, { ...problem.details, peer });
 }
 
 /** Waits for an event; fails with the socket's error, with ETIMEDOUT, or when the signal is raised. */
@@ -86,19 +110,12 @@ async function happened(
   try {
     await once(socket, event, { signal: signal ? AbortSignal.any([signal, timeout]) : timeout });
   } catch (error) {
-    throw timeout.aborted ? Object.assign(new Error("timed out", { cause: error }), { code: "ETIMEDOUT" }) : error;
+    throw timeout.aborted ? timedOut(error) : error;
   }
 }
 
-/** Nothing but the key is accepted: no certificate authority is trusted, and a certificate is a mistake by itself. */
-function startClientTls(raw: net.Socket, { identity, key }: Psk): tls.TLSSocket {
-  return tls.connect({
-    ...TLS_OPTIONS,
-    socket: raw,
-    ca: [],
-    pskCallback: () => ({ identity, psk: key }),
-    checkServerIdentity: () => new Error("the receiver shows a certificate"),
-  });
+function timedOut(cause?: unknown): Error {
+  return Object.assign(new Error("timed out", { cause }), { code: "ETIMEDOUT" });
 }
 
 /**
@@ -107,11 +124,11 @@ function startClientTls(raw: net.Socket, { identity, key }: Psk): tls.TLSSocket 
  * @throws WIRE_PORT_TAKEN, WIRE_BAD_ADDRESS
  */
 export async function listen(options: ListenOptions): Promise<Listener> {
-  const { host, port, onRejected } = options;
-  const unauthenticated = new Set<net.Socket>();
-  const isPlain = options.security.kind === "none";
-  const server = net.createServer({ ...SOCKET_OPTIONS, pauseOnConnect: isPlain }, (raw) => {
-    void accept(raw, unauthenticated, options).catch((error: unknown) => onRejected(asGodwitError(error)));
+  const { host, port, security, quietMs = QUIET_MS } = options;
+  const rejections = new RejectionLog(options.onRejected, quietMs);
+  const door = new Door(options);
+  const server = net.createServer({ ...SOCKET_OPTIONS, pauseOnConnect: security.kind === "none" }, (raw) => {
+    void door.accept(raw).catch((error: unknown) => rejections.add(asGodwitError(error)));
   });
   server.listen({ host, port });
   try {
@@ -119,64 +136,93 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   } catch (error) {
     throw listenError(error, formatAddress(options));
   }
-  server.on("error", (error) => onRejected(asGodwitError(error)));
+  server.on("error", (error) => rejections.add(asGodwitError(error)));
   return {
     address: { host, port: (server.address() as net.AddressInfo).port },
     close: () => {
       server.close();
-      for (const raw of unauthenticated) raw.destroy();
+      door.close();
+      rejections[Symbol.dispose]();
     },
   };
 }
 
-async function accept(raw: net.Socket, unauthenticated: Set<net.Socket>, options: ListenOptions): Promise<void> {
-  raw.on("error", () => {}); // reported by the stream on top
-  const peer = formatAddress({ host: raw.remoteAddress ?? "unknown", port: raw.remotePort ?? 0 });
-  const connection =
-    options.security.kind === "none"
-      ? SocketConnection.acceptPlain(raw, peer)
-      : new SocketConnection(await authenticate(raw, peer, unauthenticated, options), raw, peer);
-  try {
-    await options.onConnection(connection);
-  } catch (error) {
-    const reason = asGodwitError(error);
-    connection.destroy(reason);
-    throw reason;
+/** Those who knock at one listener. */
+class Door {
+  readonly #options: ListenOptions;
+  readonly #admission = new Admission<net.Socket>();
+  /** Those that had to make room for others. */
+  readonly #late = new WeakSet<net.Socket>();
+  #open = 0;
+
+  constructor(options: ListenOptions) {
+    this.#options = options;
+  }
+
+  async accept(raw: net.Socket): Promise<void> {
+    raw.on("error", () => {}); // reported by the stream on top
+    const host = raw.remoteAddress ?? "unknown";
+    const peer = formatAddress({ host, port: raw.remotePort ?? 0 });
+    const connection = await this.#authenticated(raw, host, peer);
+    if (this.#open >= MAX_OPEN) {
+      connection.destroy();
+      throw turnedAway(peer, `${MAX_OPEN} connections are open already`);
+    }
+    this.#open++;
+    void connection.closed.finally(() => this.#open--);
+    try {
+      await this.#options.onConnection(connection);
+    } catch (error) {
+      const reason = asGodwitError(error);
+      connection.destroy(reason);
+      throw reason;
+    }
+  }
+
+  close(): void {
+    for (const raw of this.#admission.unfinished) raw.destroy();
+  }
+
+  async #authenticated(raw: net.Socket, host: string, peer: string): Promise<Connection> {
+    const { security, handshakeTimeoutMs = HANDSHAKE_TIMEOUT_MS } = this.#options;
+    if (security.kind === "none") return SocketConnection.acceptPlain(raw, peer);
+    const late = this.#admission.enter(raw, host, performance.now());
+    if (late === null) {
+      raw.destroy();
+      throw turnedAway(peer, "too many others began a TLS handshake in the same second");
+    }
+    for (const other of late) {
+      this.#late.add(other);
+      other.destroy();
+    }
+    try {
+      const socket = await within(handshakeTimeoutMs, startServerTls(raw, security));
+      await judge(socket, security, "source", peer);
+      this.#admission.welcome(host);
+      return new SocketConnection(socket, raw, peer);
+    } catch (error) {
+      raw.destroy();
+      if (this.#late.has(raw)) throw turnedAway(peer, "others came before it had finished its TLS handshake");
+      throw error instanceof GodwitError ? error : handshakeError(error, peer, handshakeTimeoutMs, security.kind);
+    } finally {
+      this.#admission.leave(raw);
+    }
   }
 }
 
-async function authenticate(
-  raw: net.Socket,
-  peer: string,
-  unauthenticated: Set<net.Socket>,
-  { security, handshakeTimeoutMs = HANDSHAKE_TIMEOUT_MS }: ListenOptions,
-): Promise<tls.TLSSocket> {
-  if (unauthenticated.size >= MAX_UNAUTHENTICATED) {
-    raw.destroy();
-    const message = `${peer} was turned away: ${MAX_UNAUTHENTICATED} others have not finished their TLS handshake`;
-    throw new GodwitError("WIRE_BUSY", message, { peer });
-  }
-  unauthenticated.add(raw);
+/** The time is that of the whole handshake: a peer that sends a byte now and then gets no more of it. */
+async function within<T>(ms: number, handshake: Promise<T>): Promise<T> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => reject(timedOut()), ms);
   try {
-    return await startServerTls(raw, security, handshakeTimeoutMs);
-  } catch (error) {
-    raw.destroy();
-    throw handshakeError(error, peer, handshakeTimeoutMs);
+    return await Promise.race([handshake, promise]);
   } finally {
-    unauthenticated.delete(raw);
+    clearTimeout(timer);
   }
 }
 
-/** A tls.Server for each connection, never listening, so that a failed handshake is known to be this socket's. */
-function startServerTls(raw: net.Socket, security: Security, handshakeTimeout: number): Promise<tls.TLSSocket> {
-  return new Promise((resolve, reject) => {
-    const pskCallback = (_: tls.TLSSocket, identity: string) =>
-      security.kind === "psk" && identity === security.psk.identity ? security.psk.key : null;
-    const server = tls.createServer({ ...TLS_OPTIONS, handshakeTimeout, pskCallback });
-    server.on("secureConnection", resolve);
-    server.on("tlsClientError", reject);
-    server.emit("connection", raw);
-  });
+function turnedAway(peer: string, why: string): GodwitError {
+  return new GodwitError("WIRE_BUSY", `${peer} was turned away: ${why}`, { peer });
 }
 
 function asGodwitError(error: unknown): GodwitError {

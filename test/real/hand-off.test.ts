@@ -163,7 +163,7 @@ async function faultySender(pair: Pair, port: number, saysCommit: boolean): Prom
   const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(join(folder, "s"));
   await once(server, "listening");
   sender = new StreamSender(peer, { onError: loaded.reject });
-  await vm.start(join(folder, "s"), (limitMs) => limitMs);
+  await vm.start(join(folder, "s"), { limit: { downtimeLimitMs: 300, bandwidthBytesPerSecond: null } });
   const [accepted] = (await once(server, "connection")) as [net.Socket];
   server.close();
   sender.start(accepted);

@@ -96,17 +96,16 @@ describe("the working set", () => {
 
 describe("the downtime", () => {
   const parts = { residualMs: 900, transferMs: 5, loadMs: 100, handoffMs: 3, resumeMs: 10 };
-  const residual = (pages: number) => ({
-    pages: { expected: pages, low: pages, high: pages },
-    pagesPerMs: 0.25,
+  const residual = (ms: number) => ({
+    sendMs: { expected: ms, low: ms, high: ms },
     goodputBytesPerSecond: 1e6,
     roundTripMs: 0,
   });
 
   test("is residual and the parts that do not depend on it", () => {
     const model = new DowntimeModel();
-    const [none, some] = [model.predict(residual(0)), model.predict(residual(50))];
-    expect(some.residualMs.expected - none.residualMs.expected).toBeCloseTo(200, 9); // 50 pages at 0.25 a ms
+    const [none, some] = [model.predict(residual(0)), model.predict(residual(200))];
+    expect(some.residualMs.expected - none.residualMs.expected).toBeCloseTo(200, 9);
     expect(some.loadMs).toEqual(none.loadMs);
     const total = totalOf(some);
     const sum = Object.values(some).reduce((sum, part) => sum + part.expected, 0);

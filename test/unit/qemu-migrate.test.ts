@@ -42,7 +42,8 @@ test("progress of an active migration, and of none", async () => {
     "dirty-sync-count": 7,
     "page-size": 4096,
   };
-  const answers = [{}, { status: "active", ram, "expected-downtime": 300, "total-time": 1234, "setup-time": 2 }];
+  const active = { status: "active", ram, "xbzrle-cache": { pages: 3 }, "cpu-throttle-percentage": 20 };
+  const answers = [{}, { ...active, "expected-downtime": 300, "total-time": 1234, "setup-time": 2 }];
   const { qmp } = await pair({ "query-migrate": () => answers.shift() });
   expect(await migrationProgress(qmp)).toMatchObject({ status: "none", ramTotalBytes: 0, totalTimeMs: null });
   expect(await migrationProgress(qmp)).toEqual({
@@ -55,6 +56,8 @@ test("progress of an active migration, and of none", async () => {
     pageSizeBytes: 4096,
     normalPages: 5,
     zeroPages: 4,
+    sentPages: 5 + 4 + 3,
+    throttlePercent: 20,
     bytesPerSecond: 1_000_000,
     expectedDowntimeMs: 300,
     downtimeMs: null,

@@ -40,14 +40,15 @@ describe("message order", () => {
   test("nothing but HELLO or a refusal comes first, and HELLO only once", () => {
     for (const [type, rules] of Object.entries(RULES)) {
       for (const { from } of rules)
-        expect(allowed([], `${from[0]} ${type}`)).toBe(type === "HELLO" || (type === "REFUSE" && from === "receiver"));
+        expect(allowed([], `${from[0]} ${type}`)).toBe(type === "HELLO" || type === "REFUSE");
     }
     expect(allowed(["s HELLO"], "s HELLO")).toBe(false);
+    expect(allowed(["s REFUSE"], "s HELLO")).toBe(false);
   });
 
-  test("between HELLO and WELCOME only the receiver speaks", () => {
+  test("between HELLO and WELCOME only the receiver speaks, unless the sender refuses", () => {
     const next = Object.entries(RULES).flatMap(([type, rules]) => rules.map(({ from }) => `${from[0]} ${type}`));
-    expect(next.filter((line) => allowed(["s HELLO"], line))).toEqual(["r WELCOME", "r REFUSE"]);
+    expect(next.filter((line) => allowed(["s HELLO"], line))).toEqual(["r WELCOME", "s REFUSE", "r REFUSE"]);
   });
 
   test.each([

@@ -56,6 +56,16 @@ export interface BestMoment {
   downtimeMs: number;
 }
 
+/** Pages per second that go out. */
+export function speedOf(
+  { wireBytesPerPage, rawBytesPerPage }: Stretch,
+  linkBytesPerSecond: number,
+  maxRawBytesPerSecond = Number.POSITIVE_INFINITY,
+): number {
+  const raw = Math.min(QEMU_BYTES_PER_SECOND, maxRawBytesPerSecond) / rawBytesPerPage;
+  return Math.min(linkBytesPerSecond / wireBytesPerPage, raw, QEMU_PAGES_PER_SECOND);
+}
+
 /** Runs one migration to its end, or to the scenario's horizon. */
 export function simulate(scenario: Scenario, policy: Policy, witness: Witness = {}): SimulatedRun {
   return new Simulation(scenario, policy, witness).run();
@@ -155,7 +165,7 @@ export class Simulation {
     const link = this.#scenario.link(this.#nowMs);
     const activity = this.#scenario.workload.activity(this.#nowMs);
     const next = this.#memory.next;
-    const pagesPerMs = this.#speed(link.value, next) / 1000;
+    const pagesPerMs = speedOf(next, link.value, this.#maxRawBytesPerSecond) / 1000;
     const lookMs = this.#lookMs(pagesPerMs);
     const stretchMs = pagesPerMs > 0 ? this.#nowMs + next.pages / pagesPerMs : Number.POSITIVE_INFINITY;
     if (this.#nowMs >= this.#nextTickMs) this.#tick(lookMs);
@@ -184,12 +194,6 @@ export class Simulation {
     const iterations = Math.max(1, Math.ceil((belowMs - this.#iterationMs) / ITERATION_MS));
     const emptyMs = this.#nowMs + waiting / pagesPerMs;
     return Math.min(this.#iterationMs + iterations * ITERATION_MS, emptyMs);
-  }
-
-  /** Pages per second that go out. */
-  #speed(linkBytesPerSecond: number, next: Stretch): number {
-    const raw = Math.min(QEMU_BYTES_PER_SECOND, this.#maxRawBytesPerSecond) / next.rawBytesPerPage;
-    return Math.min(linkBytesPerSecond / next.wireBytesPerPage, raw, QEMU_PAGES_PER_SECOND);
   }
 
   #pass(untilMs: number, pagesPerMs: number, activity: number, next: Stretch): void {
@@ -297,21 +301,20 @@ export class Simulation {
 
   /** The guest is stopped: sends what waits and the device state. */
   #complete(): MeasuredParts {
-    const { loadMs, resumeMs, roundTripMs, deviceBytes } = this.#scenario;
+    const { transferMs, loadMs, handoffMs, resumeMs, deviceBytes } = this.#scenario;
     // What was written while the bitmap was read is found by a last sync, with the guest stopped.
     this.#memory.sync();
     const endMs = this.#switchedAfterMs();
     const downtimeMs = endMs - this.#nowMs;
     this.#wireBytes += this.#memory.residual().wireBytes + deviceBytes;
     this.#nowMs = endMs;
-    const [transferMs, handoffMs] = [roundTripMs / 2, roundTripMs];
     const residualMs = downtimeMs - transferMs - loadMs - handoffMs - resumeMs;
     return { residualMs, transferMs, loadMs, handoffMs, resumeMs };
   }
 
   /** When the VM would run at the destination if the guest were stopped now. */
   #switchedAfterMs(): number {
-    const { link, deviceBytes, deviceMs, loadMs, resumeMs, roundTripMs } = this.#scenario;
+    const { link, deviceBytes, deviceMs, transferMs, loadMs, handoffMs, resumeMs } = this.#scenario;
     const { pages, wireBytes } = this.#memory.residual();
     let left = wireBytes + deviceBytes;
     const qemuBytesPerMs = pages > 0 ? ((QEMU_BYTES_PER_SECOND / 1000) * left) / (pages * RAW_BYTES_PER_PAGE) : left;
@@ -319,11 +322,12 @@ export class Simulation {
     while (left > 0) {
       const { value, untilMs } = link(atMs);
       const bytesPerMs = Math.min(value / 1000, qemuBytesPerMs);
-      const ms = Math.min(left / bytesPerMs, untilMs - atMs);
-      if (left / bytesPerMs <= untilMs - atMs) left = 0;
+      const stretchMs = Math.max(untilMs - atMs, LEAST_MS);
+      const ms = Math.min(left / bytesPerMs, stretchMs);
+      if (left / bytesPerMs <= stretchMs) left = 0;
       else left -= bytesPerMs * ms;
       atMs += ms;
     }
-    return atMs + deviceMs + loadMs + 1.5 * roundTripMs + resumeMs;
+    return atMs + deviceMs + transferMs + loadMs + handoffMs + resumeMs;
   }
 }

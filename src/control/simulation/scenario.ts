@@ -31,6 +31,8 @@ export interface Workload {
   stretches: readonly Stretch[];
   /** Pages that are written; the rest of the memory is not. */
   classes: readonly PageClass[];
+  /** Of a page that is sent again, in QEMU's stream; 4104 unless given. More stands for ends that take their time over it. */
+  rawBytesPerPage?: number;
   /** Multiplies the writes. */
   activity: Steps;
 }
@@ -41,10 +43,13 @@ export interface Scenario {
   /** Bytes per second of payload that arrive. */
   link: Steps;
   roundTripMs: number;
-  /** Saving device state, loading it, resuming. */
+  /** Saving device state. */
   deviceBytes: number;
   deviceMs: number;
+  /** The parts of the downtime that do not depend on what is left, round trips included. */
+  transferMs: number;
   loadMs: number;
+  handoffMs: number;
   resumeMs: number;
   hasSwitchoverBandwidth: boolean;
   /** A migration that has not ended by then counts as endless. */

@@ -33,16 +33,19 @@ export function sequence(first: Steps, ms: number, then: Steps): Steps {
 
 /** Values in turn, each for its time, again and again. */
 export function cycle(...stages: readonly { ms: number; value: number }[]): Steps {
-  const periodMs = stages.reduce((sum, { ms }) => sum + ms, 0);
+  let periodMs = 0;
+  const endsMs = stages.map(({ ms }) => (periodMs += ms));
   return (ms) => {
     const startMs = Math.floor(ms / periodMs) * periodMs;
-    let untilMs = startMs;
-    for (const stage of stages) {
-      untilMs += stage.ms;
-      if (ms < untilMs) return { value: stage.value, untilMs };
+    let [low, high] = [0, stages.length];
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (ms < startMs + endsMs[middle]!) high = middle;
+      else low = middle + 1;
     }
-    // Only by rounding: the period that begins now.
-    return { value: stages[0]!.value, untilMs: startMs + periodMs + stages[0]!.ms };
+    // Only by rounding beyond the last one: the period that begins now.
+    if (low === stages.length) return { value: stages[0]!.value, untilMs: startMs + periodMs + endsMs[0]! };
+    return { value: stages[low]!.value, untilMs: startMs + endsMs[low]! };
   };
 }
 
@@ -75,7 +78,7 @@ export function bursts(low: number, high: number, quietMs: number, burstMs: numb
 }
 
 /** Numbers in [0, 1) that look random (mulberry32). */
-function randomOf(seed: number): () => number {
+export function randomOf(seed: number): () => number {
   let state = seed | 0;
   return () => {
     state = (state + 0x6d2b79f5) | 0;

@@ -1,0 +1,41 @@
+import { expect, test } from "vitest";
+import { DowntimeModel } from "../../src/control/downtime.ts";
+import type { Forecast } from "../../src/control/policy.ts";
+import type { MigrationEvent } from "../../src/migration/events.ts";
+import { NOTHING_PREDICTED, Predictions } from "../../src/migration/predictions.ts";
+
+const sendMs = { expected: 0, low: 0, high: 0 };
+const downtimeParts = new DowntimeModel().predict({ sendMs, goodputBytesPerSecond: 1e6, roundTripMs: 1 });
+const estimate = (expected: number) => ({ expected, low: expected / 2, high: expected * 2 });
+const forecast = (ms: number, totalMs: number | null = null): Forecast => ({
+  downtimeMs: estimate(ms),
+  downtimeParts,
+  totalMs: totalMs === null ? null : estimate(totalMs),
+});
+
+test("the last downtime and the first total time are kept; what changes by more than 5 % is shown", () => {
+  const events: MigrationEvent[] = [];
+  const predictions = new Predictions((event) => events.push(event));
+  expect(predictions.all).toEqual(NOTHING_PREDICTED);
+  predictions.update(forecast(100), undefined, 1);
+  predictions.update(forecast(104), undefined, 2);
+  predictions.update(forecast(110, 5000), undefined, 3);
+  predictions.update(forecast(111, 6000), undefined, 4);
+  predictions.update(undefined, undefined, 5);
+  expect(predictions.all).toEqual({
+    predictedDowntimeMs: estimate(111),
+    predictedDowntimeParts: downtimeParts,
+    predictedTotalMs: { ...estimate(5000), atMs: 3 },
+  });
+  expect(events).toEqual([
+    { event: "predicted", elapsedMs: 1, downtimeMs: estimate(100), downtimeParts, totalMs: null },
+    { event: "predicted", elapsedMs: 3, downtimeMs: estimate(110), downtimeParts, totalMs: estimate(5000) },
+  ]);
+});
+
+test("a policy that forecasts nothing is taken by its decisions", () => {
+  const predictions = new Predictions(() => {});
+  predictions.update(undefined, { kind: "switch", reason: "due", predictedMs: estimate(70) }, 1);
+  predictions.update(undefined, { kind: "go-on", reason: "" }, 2);
+  expect(predictions.all).toEqual({ ...NOTHING_PREDICTED, predictedDowntimeMs: estimate(70) });
+});

@@ -1,0 +1,113 @@
+/** Looks at everything that can happen in the world of the hand-off. */
+import { keyOf, type Machines, movesOf, START, type World } from "./hand-off-world.ts";
+
+export interface Exploration {
+  readonly states: number;
+  readonly moves: number;
+  /** What broke a rule, and the shortest way there. */
+  readonly counterexample: { readonly rule: string; readonly trace: readonly string[] } | null;
+}
+
+interface Node {
+  readonly world: World;
+  readonly key: string;
+  readonly from: number;
+  readonly by: string;
+  /** Where it leads without any fault. */
+  readonly next: number[];
+}
+
+/** Breadth first, so that a counterexample is as short as can be. */
+export function explore(machines: Machines, { withJournalFaults = true } = {}): Exploration {
+  const known = new Map<string, number>();
+  const nodes: Node[] = [];
+  let moves = 0;
+  const visit = (world: World, from: number, by: string): number => {
+    const key = keyOf(world, nodes[from]);
+    const seen = known.get(key);
+    if (seen !== undefined) return seen;
+    known.set(key, nodes.length);
+    nodes.push({ world, key, from, by, next: [] });
+    return nodes.length - 1;
+  };
+  visit(START, -1, "");
+  const found = (rule: string, at: number): Exploration => ({
+    states: nodes.length,
+    moves,
+    counterexample: { rule, trace: traceTo(nodes, at) },
+  });
+  for (let at = 0; at < nodes.length; at++) {
+    const node = nodes[at]!;
+    const rule = brokenRule(node.world);
+    if (rule !== undefined) return found(rule, at);
+    for (const move of movesOf(node.world, machines)) {
+      if (!withJournalFaults && move.name.includes("can't journal")) continue;
+      moves++;
+      const next = visit(move.world, at, move.name);
+      if (!move.isFault) node.next.push(next);
+    }
+  }
+  const stuck = findStuck(nodes);
+  if (stuck !== undefined) return found("a settled end is reached when faults stop", stuck);
+  return { states: nodes.length, moves, counterexample: null };
+}
+
+/** What must hold always; undefined if it does. */
+function brokenRule(world: World): string | undefined {
+  const { sourceQemu, destinationQemu, hasMoved, isVmDead, sourceJournal, destinationJournal } = world;
+  if (sourceQemu === "running" && destinationQemu === "running") return "never two running";
+  if (sourceQemu === "running" && hasMoved) return "a VM that has run at the destination never goes on at the source";
+  const canRun = sourceQemu !== "gone" || destinationQemu === "held" || destinationQemu === "running";
+  if (!canRun && !isVmDead) return "never none that runs or can be made to run";
+  // What `godwit resolve` says of an end by its journal alone.
+  const isHandedOver = sourceJournal.state === "committed" || sourceJournal.state === "running";
+  if (!isHandedOver && hasMoved) return "the source's journal: not handed over, so it never ran there";
+  if (sourceJournal.state === "running" && !hasMoved) return "the source's journal: running there";
+  const mayRun = destinationJournal.state === "committed" || destinationJournal.state === "running";
+  if (!mayRun && hasMoved) return "the destination's journal: not committed, so it never ran";
+  if (destinationJournal.state === "running" && !hasMoved) return "the destination's journal: it has run";
+  if (destinationJournal.state === "aborted" && destinationQemu !== "gone")
+    return "the destination's journal: QEMU is gone";
+  return undefined;
+}
+
+/** The VM runs at one place, and that end knows that it will. */
+function isGood({ sourceQemu, destinationQemu, sourceJournal, isVmDead }: World): boolean {
+  if (isVmDead) return true;
+  if (destinationQemu === "running") return sourceJournal.isSettled && sourceJournal.state === "running";
+  return sourceQemu === "running" && sourceJournal.isSettled && sourceJournal.state === "aborted";
+}
+
+/** What no program can know, and a person must find out; a copy is there all the same. */
+function needsPerson({ sourceQemu, destinationQemu, sourceJournal, destinationJournal }: World): boolean {
+  // The destination QEMU died: before or after the guest ran there?
+  if (destinationJournal.state === "committed" && destinationQemu === "gone") return true;
+  // COMMIT stands in the journal though writing it failed, and the guest was let go on.
+  if (sourceJournal.state === "committed" && sourceQemu === "running") return true;
+  // The source QEMU died once the destination held a copy: is it as new as what the disks hold?
+  return sourceQemu === "gone" && destinationQemu === "held";
+}
+
+/** A state from which no ordinary way leads to a good one. */
+function findStuck(nodes: readonly Node[]): number | undefined {
+  const reverse: number[][] = nodes.map(() => []);
+  for (const [at, { next }] of nodes.entries()) for (const to of next) reverse[to]!.push(at);
+  const reaches = new Uint8Array(nodes.length);
+  const queue = nodes.flatMap(({ world }, at) => (isGood(world) || needsPerson(world) ? [at] : []));
+  for (const at of queue) reaches[at] = 1;
+  for (let at = queue.pop(); at !== undefined; at = queue.pop()) {
+    for (const before of reverse[at]!) {
+      if (reaches[before]) continue;
+      reaches[before] = 1;
+      queue.push(before);
+    }
+  }
+  const stuck = reaches.indexOf(0);
+  return stuck < 0 ? undefined : stuck;
+}
+
+function traceTo(nodes: readonly Node[], end: number): string[] {
+  const trace: string[] = [];
+  for (let at = end; at > 0; at = nodes[at]!.from) trace.unshift(nodes[at]!.by);
+  return trace;
+}
