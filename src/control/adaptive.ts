@@ -1,12 +1,20 @@
 /** Godwit's own policy. docs/control-loop.md derives the rules; this file is their order. */
-import { bytesOf, DowntimeModel, type EarlierMigration, type Estimate, totalOf } from "./downtime.ts";
+import {
+  bytesOf,
+  DowntimeModel,
+  type EarlierMigration,
+  type Estimate,
+  type PredictedParts,
+  totalOf,
+} from "./downtime.ts";
+import { Forecaster, type Rest } from "./forecast.ts";
 import { LinkMeter } from "./link-meter.ts";
-import { type Decision, limitOf, type Policy, type StartSettings } from "./policy.ts";
+import { type Decision, type Forecast, limitOf, type Policy, type StartSettings } from "./policy.ts";
 import { dueBy, type Promises } from "./promises.ts";
 import { ITERATION_MS } from "./qemu.ts";
 import * as say from "./reasons.ts";
 import { type MigrationFacts, PAGE_BYTES, type RoundSample, type TickSample } from "./samples.ts";
-import { Settling, WORTH } from "./settling.ts";
+import { Settling, STEADY_SHARE, WORTH } from "./settling.ts";
 import { MAX_PERCENT, throttleFor } from "./throttle.ts";
 import { WorkingSetModel } from "./working-set.ts";
 
@@ -22,6 +30,8 @@ const WHOLE_SHARE = 0.25;
 const PROJECT_FROM_MS = 3000;
 /** QEMU looks now and then, so it finds somewhat less than its threshold: these shares of it, expected and in nine of ten. */
 const FOUND = { expected: 0.97, low: 0.8, high: 1.05 };
+/** The rest is simulated anew once the migration has lasted so many times as long: a few dozen times in all. */
+const FORECAST_AGAIN = 1.1;
 /** Rounds without a new least that show that there will be none. */
 const FRUITLESS_ROUNDS = 3;
 
@@ -30,9 +40,14 @@ export class AdaptivePolicy implements Policy {
   readonly name = "adaptive";
   readonly tickMs = 100;
   readonly #promises: Promises;
+  readonly #earlier: readonly EarlierMigration[];
   readonly #downtime: DowntimeModel;
   readonly #link = new LinkMeter();
   #model = new WorkingSetModel(0);
+  #forecaster: Forecaster | undefined;
+  #rest: { atMs: number; rest: Rest | null } | undefined;
+  /** What the limit accepts that was set last. */
+  #acceptedPages = 0;
   #facts: MigrationFacts = { memoryBytes: 0, hasSwitchoverBandwidth: true };
   #settling: Settling | undefined;
   #round: RoundSample | undefined;
@@ -52,12 +67,14 @@ export class AdaptivePolicy implements Policy {
   /** @param earlier what the VM's earlier migrations came to */
   constructor(promises: Promises = { onStall: "switch" }, earlier: readonly EarlierMigration[] = []) {
     this.#promises = promises;
+    this.#earlier = earlier;
     this.#downtime = new DowntimeModel(earlier);
   }
 
   start(facts: MigrationFacts): StartSettings {
     this.#facts = facts;
     this.#model = new WorkingSetModel(facts.memoryBytes / PAGE_BYTES);
+    this.#forecaster = new Forecaster(facts);
     return { limit: limitOf(1, 1000, facts.hasSwitchoverBandwidth), maxBytesPerSecond: null, autoConverge: false };
   }
 
@@ -65,6 +82,7 @@ export class AdaptivePolicy implements Policy {
     const before = this.#round;
     this.#round = round;
     this.#link.onRound(round);
+    this.#forecaster?.add(round);
     if (this.#link.pagesPerMs === 0) return undefined;
     const isWhole = round.leftPages <= WHOLE_SHARE * (round.leftPages + round.pages);
     const guestMs = round.durationMs * (1 - round.throttlePercent / 100);
@@ -82,6 +100,29 @@ export class AdaptivePolicy implements Policy {
     if (!this.#link.onTick(tick)) return undefined;
     this.#tick = tick;
     return this.#decide(tick.atMs, tick.remainingBytes, tick.round, tick.wireBytes);
+  }
+
+  /** Simulates the rest of the migration, but for when it has done so a short while ago. */
+  get forecast(): Forecast | undefined {
+    const round = this.#round;
+    if (round === undefined || this.#link.pagesPerMs === 0 || this.#model.rounds < 2) return undefined;
+    if (this.#rest === undefined || round.atMs > this.#rest.atMs * FORECAST_AGAIN) {
+      this.#rest = { atMs: round.atMs, rest: this.#foreseeRest() };
+    }
+    const { rest } = this.#rest;
+    const pages =
+      this.#settling === undefined && rest !== null ? rest.residualPages / FOUND.expected : this.#acceptedPages;
+    const downtimeParts = this.#predictParts(pages);
+    return { downtimeMs: totalOf(downtimeParts), downtimeParts, totalMs: rest?.totalMs ?? null };
+  }
+
+  #foreseeRest(): Rest | null {
+    const { meanPagesPerMs: pagesPerMs, wireBytesPerPage, goodputBytesPerSecond, roundTripMs } = this.#link;
+    const fixedMs = this.#downtime.fixedMs(goodputBytesPerSecond, roundTripMs).expected;
+    const { unsteadiness } = this.#model;
+    const isSteady = unsteadiness !== null && unsteadiness <= STEADY_SHARE && this.#link.slowMs === 0;
+    const seen = { pagesPerMs, wireBytesPerPage, roundTripMs, fixedMs, isSteady };
+    return this.#forecaster?.rest(seen, new AdaptivePolicy(this.#promises, this.#earlier)) ?? null;
   }
 
   #decide(atMs: number, remainingBytes: number, round: number, wireBytes: number): Decision | undefined {
@@ -223,7 +264,8 @@ export class AdaptivePolicy implements Policy {
     if (isNear && isOwnAlike && isMet === this.#setBytes > bytesOf(lastPages)) return undefined;
     this.#setBytes = thresholdBytes;
     this.#setBandwidth = bandwidth;
-    const predictedMs = this.#predict(Math.min(thresholdBytes / PAGE_BYTES, lastPages));
+    this.#acceptedPages = Math.min(thresholdBytes / PAGE_BYTES, lastPages);
+    const predictedMs = this.#predict(this.#acceptedPages);
     return { ...explain(predictedMs), limit: limitOf(thresholdBytes, bandwidth, hasSwitchoverBandwidth), predictedMs };
   }
 
@@ -244,10 +286,14 @@ export class AdaptivePolicy implements Policy {
 
   /** The downtime if QEMU stops the guest with at most `pages` left: it looks now and then, so it finds somewhat less. */
   #predict(pages: number): Estimate {
+    return totalOf(this.#predictParts(pages));
+  }
+
+  #predictParts(pages: number): PredictedParts {
     const { goodputBytesPerSecond, roundTripMs } = this.#link;
     const { low, high } = this.#link.sendMs(pages);
     const { expected } = this.#link.sendMs(FOUND.expected * pages);
     const sendMs = { expected, low: FOUND.low * low, high: FOUND.high * high };
-    return totalOf(this.#downtime.predict({ sendMs, goodputBytesPerSecond, roundTripMs }));
+    return this.#downtime.predict({ sendMs, goodputBytesPerSecond, roundTripMs });
   }
 }

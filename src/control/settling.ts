@@ -12,7 +12,7 @@ import type { WorkingSetModel } from "./working-set.ts";
 export const WORTH = 0.005;
 
 /** Rounds that the model describes within this share are of a steady load. */
-const STEADY_SHARE = 0.05;
+export const STEADY_SHARE = 0.05;
 /** A load that was missed by so much once is not taken for steady again because it is so for a while. */
 const UNSTEADY_SHARE = 0.25;
 /** For how many times the residual's own time it is looked whether a better moment comes … */

@@ -1,10 +1,10 @@
 /** The load that a trace's rounds show: what is written all the time, what now and then, and how busily in each round. */
-import type { TraceRound } from "../trace.ts";
+import type { RoundSample } from "../samples.ts";
 import type { PageClass } from "./scenario.ts";
 import { constant, cycle, type Steps, sequence } from "./steps.ts";
 
 /** Working sets that are tried, as multiples of the most that was dirty at once. */
-const WORKING_SETS = Array.from({ length: 40 }, (_, i) => 1.02 * 1.1 ** i);
+const WORKING_SETS = Array.from({ length: 120 }, (_, i) => 1.005 * 1.03 ** i);
 /** Hot sets that are tried, as shares of the least that was dirtied in a round. */
 const HOT_SETS = [0, 0.3, 0.6, 0.8, 0.9, 0.95, 0.99];
 /** Writes to each hot page in the shortest round: it is all but sure to be dirtied. */
@@ -13,6 +13,8 @@ const HOT_WRITES = 3;
 const LEAST_ACTIVITY = 1e-3;
 const MOST_ACTIVITY = 1e4;
 const ACTIVITY_STEPS = 40;
+/** A fit is the better one if it misses the rounds by so much less: finer than the steps between the sets that are tried. */
+const CLEAR_SHARE = 0.02;
 /** A round that was missed by less was as busy as the others: two sets are not all that a guest writes to. */
 const SAME_SHARE = 0.05;
 
@@ -23,24 +25,16 @@ const SAME_SHARE = 0.05;
  * @param rounds the bulk round first
  */
 export function loadOf(
-  rounds: readonly TraceRound[],
+  rounds: readonly RoundSample[],
   memoryPages: number,
   wireBytesPerPage: number,
 ): { classes: PageClass[]; activity: Steps } {
   const most = Math.max(1, ...rounds.map((round) => round.dirtiedPages + waitingOf(round)));
   const least = Math.min(...rounds.map((round) => round.dirtiedPages));
   const shortestMs = Math.min(...rounds.map(guestMsOf));
-  let best = { hot: 0, cold: most, writesPerSecond: 1, spread: Number.POSITIVE_INFINITY };
-  for (const hot of HOT_SETS.map((share) => share * least)) {
-    for (const factor of WORKING_SETS) {
-      const cold = Math.min(memoryPages, most * factor) - hot;
-      if (cold + hot <= most) continue;
-      const logs = rounds.map((round) => Math.log(coldWrites(round, hot, cold)));
-      const mean = logs.reduce((sum, log) => sum + log, 0) / logs.length;
-      const spread = logs.reduce((sum, log) => sum + (log - mean) ** 2, 0);
-      if (spread < best.spread) best = { hot, cold, writesPerSecond: Math.exp(mean), spread };
-    }
-  }
+  const fits = HOT_SETS.map((share) => fitOf(rounds, share * least, most, memoryPages));
+  // A hot set is there only if the rounds are clearly not those of a cold one alone.
+  const best = fits.reduce((best, fit) => (fit.spread < best.spread - CLEAR_SHARE ** 2 * rounds.length ? fit : best));
   const alike = { pattern: "random", form: "literal", wireBytesPerPage } as const;
   const classes = [
     { ...alike, pages: best.cold, writesPerSecond: best.writesPerSecond },
@@ -52,24 +46,46 @@ export function loadOf(
   return { classes, activity };
 }
 
+interface Fit {
+  hot: number;
+  cold: number;
+  writesPerSecond: number;
+  /** Of the logarithms of the rounds' writes, as squares. */
+  spread: number;
+}
+
+/** The cold set that fits best beside a hot one. */
+function fitOf(rounds: readonly RoundSample[], hot: number, most: number, memoryPages: number): Fit {
+  let best: Fit = { hot, cold: most, writesPerSecond: 1, spread: Number.POSITIVE_INFINITY };
+  for (const factor of WORKING_SETS) {
+    const cold = Math.min(memoryPages, most * factor) - hot;
+    if (cold + hot <= most) continue;
+    const logs = rounds.map((round) => Math.log(coldWrites(round, hot, cold)));
+    const mean = logs.reduce((sum, log) => sum + log, 0) / logs.length;
+    const spread = logs.reduce((sum, log) => sum + (log - mean) ** 2, 0);
+    if (spread < best.spread) best = { hot, cold, writesPerSecond: Math.exp(mean), spread };
+  }
+  return best;
+}
+
 /** What was waiting already when the round's sync came can't be found again. What is left of the bulk round is not of the working set. */
-function waitingOf({ round, leftPages }: TraceRound): number {
+function waitingOf({ round, leftPages }: RoundSample): number {
   return round === 0 ? 0 : leftPages;
 }
 
-function guestMsOf({ durationMs, throttlePercent }: TraceRound): number {
+function guestMsOf({ durationMs, throttlePercent }: RoundSample): number {
   return durationMs * Math.max(0.01, 1 - throttlePercent / 100);
 }
 
 /** Writes per second to the cold set for what was dirtied beyond the hot one. */
-function coldWrites(round: TraceRound, hot: number, cold: number): number {
+function coldWrites(round: RoundSample, hot: number, cold: number): number {
   const free = 1 - waitingOf(round) / (hot + cold);
   const share = Math.min(0.9999, Math.max(1e-6, (round.dirtiedPages - hot * free) / (cold * free)));
   return (-Math.log1p(-share) * cold * 1000) / guestMsOf(round);
 }
 
 /** By how much the writes of all sets have to be multiplied to dirty in the round what was dirtied. */
-function activityIn(round: TraceRound, classes: readonly PageClass[]): number {
+function activityIn(round: RoundSample, classes: readonly PageClass[]): number {
   const pages = classes.reduce((sum, one) => sum + one.pages, 0);
   const free = 1 - waitingOf(round) / pages;
   const seconds = guestMsOf(round) / 1000;
