@@ -3,6 +3,7 @@ import { GodwitError, messageOf } from "../errors.ts";
 import { type PlanStep, planMigration } from "../migration/plan/plan.ts";
 import { stateDirOf } from "../store/state-dir.ts";
 import { type Address, parseAddress } from "../wire/address.ts";
+import type { ConnectOptions } from "../wire/transport.ts";
 import { cancelOnSignals } from "./cancel.ts";
 import { complain } from "./complain.ts";
 import { EXIT, exitCodeOf } from "./exit-codes.ts";
@@ -20,7 +21,7 @@ import { planDocument, planLines, verdictOf } from "./plan-report.ts";
 import { openProgressLine } from "./progress-line.ts";
 import { addPromiseOptions, type PromiseOptions, promisesOf } from "./promise-options.ts";
 import { parseRate } from "./rate.ts";
-import { addSecurityOptions, type SecurityOptions, securityOf } from "./security-options.ts";
+import { addSecurityOptions, INSECURE, type SecurityOptions, securityOf } from "./security-options.ts";
 
 /** The migration would not come to what was asked for. */
 export const WILL_NOT_EXIT = 4;
@@ -66,15 +67,14 @@ export function planCommand(): Command {
   const command = new Command("plan")
     .description("predict a migration without beginning one")
     .addOption(qmpOption("source"))
-    .addOption(new Option("--to <address[:port]>", "where godwit receive listens").argParser(parseAddress));
-  addSecurityOptions(command, "source")
+    .addOption(new Option("--to <address[:port]>", "where godwit receive listens").argParser(parseAddress))
     .addOption(
       new Option("--bandwidth <rate>", "what the link carries, instead of measuring it: 60M, 60MB, 500Mbit")
         .argParser(parseRate)
         .conflicts("to"),
     )
     .addOption(maxBandwidthOption());
-  return addPromiseOptions(command)
+  return addPromiseOptions(addSecurityOptions(command, "source"))
     .option("--no-disk-refs", "as for send: pages are sent whole that stand on a disk of the VM")
     .addOption(threadsOption())
     .addOption(allowOlderQemuOption())
@@ -88,6 +88,7 @@ async function plan(options: PlanCommandOptions): Promise<void> {
   const promises = promisesOf(options);
   const to = await whereTo(options);
   const { stdout, stderr } = openOutputs();
+  if (to?.security.kind === "none") stderr.write(`godwit: ${INSECURE}\n`);
   using progress = openProgressLine();
   const words = { waitingFor: "waiting for QEMU's answer", leftBehind: "nothing was changed" };
   using cancellation = cancelOnSignals((line) => stderr.write(`godwit: ${line}\n`), words);
@@ -121,7 +122,7 @@ async function plan(options: PlanCommandOptions): Promise<void> {
 }
 
 /** @throws CLI_PLAN_LINK, and what securityOf throws */
-async function whereTo(options: PlanCommandOptions) {
+async function whereTo(options: PlanCommandOptions): Promise<ConnectOptions | undefined> {
   if (options.to !== undefined) return { ...options.to, security: await securityOf(options, "source") };
   if (options.bandwidth !== undefined) return undefined;
   throw new GodwitError("CLI_PLAN_LINK", "say where to with --to, or what the link carries with --bandwidth");

@@ -5,6 +5,7 @@
  */
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { join } from "node:path";
+import { createSecureContext } from "node:tls";
 import { GodwitError, messageOf } from "../errors.ts";
 import { isProblem, readSmallFile } from "./secret-file.ts";
 
@@ -52,6 +53,8 @@ export function readTlsFolder(folder: string, end: TlsEnd): TlsCredentials {
     const message = `${keyPath} is not the key of the certificate ${certificatePath}: one of them was replaced alone`;
     throw new GodwitError("WIRE_TLS_FILES", message, { folder });
   }
+  // What stands behind the first certificate of a file is looked at here only.
+  parse(`${end} certificate or CA certificate`, folder, () => createSecureContext({ ca, cert: certificate, key }));
   return { ca, revoked: revoked && blocksOf(...revoked), certificate, key, certificatePath };
 }
 
@@ -94,6 +97,7 @@ function parse<T>(what: string, path: string, read: () => T): T {
 /** Node takes one list a string (it reads the first of each). */
 function blocksOf(path: string, pem: Buffer): string[] {
   const blocks = pem.toString("latin1").match(CRL_BLOCK);
+  for (const crl of blocks ?? []) parse("revocation list", path, () => createSecureContext({ crl }));
   if (blocks !== null) return blocks;
   const message = `${path} holds no revocation list in PEM: renew it, as without it nobody is let in`;
   throw new GodwitError("WIRE_TLS_FILES", message, { path });
