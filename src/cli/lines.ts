@@ -1,5 +1,6 @@
 /** The lines that stay: what has happened, in words. Pure. */
 import { nameOf } from "../compact/codec.ts";
+import type { Estimate } from "../control/downtime.ts";
 import type {
   DestinationSummary,
   DowntimeParts,
@@ -42,6 +43,8 @@ export function logLine(event: MigrationEvent, role: Role): string | undefined {
       return roundLine(event);
     case "decision":
       return event.isRefined ? undefined : oneLine(event.reason);
+    case "predicted":
+      return predictedText(event);
     case "codec":
       return `compression is now ${nameOf(event)}: ${event.reason}`;
     case "switchover":
@@ -88,6 +91,16 @@ function roundLine(event: Extract<MigrationEvent, { event: "round" }>): string {
   return `${roundName(round)}: ${what}, ${formatBytes(remainingBytes)} left`;
 }
 
+/** `expected: downtime 690 ms (550 ms to 810 ms), total 12.3 s (11.9 s to 13.0 s)`. */
+export function predictedText({ downtimeMs, totalMs }: Extract<MigrationEvent, { event: "predicted" }>): string {
+  const total = totalMs === null ? "" : `, total ${estimateText(totalMs)}`;
+  return `expected: downtime ${estimateText(downtimeMs)}${total}`;
+}
+
+function estimateText({ expected, low, high }: Estimate): string {
+  return `${formatDuration(expected)} (${formatDuration(low)} to ${formatDuration(high)})`;
+}
+
 export function roundName(round: number): string {
   return round === 0 ? "round 0 (bulk)" : `round ${round}`;
 }
@@ -101,6 +114,7 @@ function sourceSummary(summary: SourceSummary): string[] {
     `completed: the VM ${isPaused ? "is paused" : "runs"} at the destination`,
     `  total     ${formatDuration(totalMs)}, ${rounds} ${rounds === 1 ? "round" : "rounds"}`,
     `  downtime  ${isPaused ? "none, the VM was paused already" : downtimeText(downtimeMs, downtimeParts)}`,
+    ...(isPaused ? [] : predictedLines(summary)),
     `  bytes     ${formatBytes(rawBytes)} -> ${formatBytes(wireBytes)} on the wire${ratio}`,
     `  memory    ${formatBytes(memoryBytes)}, pages sent: ${pagesText(summary)}`,
     ...savedLines(summary),
@@ -136,6 +150,16 @@ function downtimeText(downtimeMs: number, parts: DowntimeParts): string {
   };
   const keys = Object.keys(named) as (keyof DowntimeParts)[];
   return `${formatDuration(downtimeMs)}: ${keys.map((key) => `${named[key]} ${formatDuration(parts[key])}`).join(", ")}`;
+}
+
+/** What had been predicted of it: the downtime just before the guest was stopped, the total time once two rounds were through. */
+function predictedLines({ predictedDowntimeMs, predictedTotalMs }: SourceSummary): string[] {
+  if (predictedDowntimeMs === null) return [];
+  const total =
+    predictedTotalMs === null
+      ? ""
+      : `; total ${estimateText(predictedTotalMs)}, told after ${formatDuration(predictedTotalMs.atMs)}`;
+  return [`  predicted downtime ${estimateText(predictedDowntimeMs)}${total}`];
 }
 
 /** What was not sent, by form; and how what was left was compressed. */

@@ -86,13 +86,18 @@ function liveScreen(role: Role, stdout: Output): Screen {
   return {
     show: (event) => {
       view = advanceView(view, event);
-      const staysInSight = ["listening", "connected", "checkpoint", "summary"].includes(event.event);
-      const line = staysInSight ? logLine(event, role) : undefined;
+      const line = staysInSight(event) ? logLine(event, role) : undefined;
       if (line !== undefined) above(stdout, line);
       if (event.event !== "summary" && stdout.pendingBytes < SLOW_TERMINAL_BYTES) draw();
     },
     above,
   };
+}
+
+/** Above the view that is redrawn. Limits are part of that: there may be many. */
+function staysInSight(event: MigrationEvent): boolean {
+  if (event.event === "decision") return event.kind !== "limit" && event.kind !== "wait";
+  return ["listening", "connected", "checkpoint", "summary"].includes(event.event);
 }
 
 function writeLine(output: Output, line: string): void {

@@ -3,12 +3,21 @@
 import { nameOf, type Packing } from "../compact/codec.ts";
 import type { MigrationEvent, Progress } from "../migration/events.ts";
 import { PAGE_BYTES } from "../stream/format.ts";
-import { formatByteRate, formatBytes, formatCount, formatDuration, formatLinkRate, formatWait } from "./format.ts";
-import { type Role, roundName } from "./lines.ts";
+import {
+  formatByteRate,
+  formatBytes,
+  formatCount,
+  formatDuration,
+  formatLinkRate,
+  formatWait,
+  oneLine,
+} from "./format.ts";
+import { predictedText, type Role, roundName } from "./lines.ts";
 
 const BAR_WIDTH = 24;
 const WAITING = "waiting for godwit send";
 
+type Predicted = Extract<MigrationEvent, { event: "predicted" }>;
 type Receiving = Extract<MigrationEvent, { event: "receiving" }>;
 
 /**
@@ -25,6 +34,9 @@ export interface ViewState {
   readonly receiving: Receiving | undefined;
   /** How batches are compressed, once that was changed. */
   readonly packing: Packing | undefined;
+  /** What the policy expects, and why it has decided as it did last. */
+  readonly predicted: Predicted | undefined;
+  readonly reason: string | undefined;
   /** What there was to send when the round began. */
   readonly roundBytes: number;
   /** The least that was left of it so far. */
@@ -41,6 +53,8 @@ export function initialView(role: Role): ViewState {
     progress: undefined,
     receiving: undefined,
     packing: undefined,
+    predicted: undefined,
+    reason: undefined,
     roundBytes: 0,
     roundLeftBytes: 0,
     away: null,
@@ -65,6 +79,10 @@ export function advanceView(view: ViewState, event: MigrationEvent): ViewState {
       return { ...view, headline: null, receiving: event };
     case "codec":
       return { ...view, packing: event };
+    case "predicted":
+      return { ...view, predicted: event };
+    case "decision":
+      return { ...view, reason: event.reason };
     case "switchover":
       return { ...view, headline: "the guest is stopped, the rest is on its way" };
     case "loaded":
@@ -110,7 +128,8 @@ function lines(view: ViewState): string[] {
   return view.away === null ? stateLines(view) : [view.away, ...stateLines(view)];
 }
 
-function stateLines({ headline, progress, receiving, packing, roundBytes, roundLeftBytes }: ViewState): string[] {
+function stateLines(view: ViewState): string[] {
+  const { headline, progress, receiving, packing, predicted, reason, roundBytes, roundLeftBytes } = view;
   if (headline !== null) return [headline];
   if (receiving !== undefined) return receivingLines(receiving);
   if (progress === undefined) return [];
@@ -124,6 +143,9 @@ function stateLines({ headline, progress, receiving, packing, roundBytes, roundL
       : `${left} of a working set of ${formatBytes(wwsBytes)}, ${dirtied}`,
     `link ${formatLinkRate(linkBytesPerSecond)}, effective ${formatByteRate(effectiveBytesPerSecond)} of guest memory${packing === undefined ? "" : `, compression ${nameOf(packing)}`}`,
     `${formatDuration(progress.elapsedMs)}, ${formatCount(sentPages(progress))} pages as ${formatBytes(progress.wireBytes)} on the wire, ${endText(progress)}`,
+    // Before the first round has ended nothing is known of the load.
+    ...(wwsBytes !== null && predicted !== undefined ? [predictedText(predicted)] : []),
+    ...(wwsBytes !== null && reason !== undefined ? [oneLine(reason)] : []),
   ];
 }
 

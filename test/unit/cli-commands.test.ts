@@ -68,6 +68,7 @@ describe("usage errors are one line and exit 2", () => {
     [["send", "--to", "host-b:99999"], '"host-b:99999" is no address: expected a port between 1 and 65535'],
     [["send", "--to", "host-b", "--max-bandwidth", "-1"], 'the rate "-1" is no rate'],
     [["send", "--to", "host-b", "--max-bandwidth", "0"], 'the rate "0" is less than 1Mbit'],
+    [["send", "--policy", "luck"], "Allowed choices are adaptive, qemu, nova,"],
     [["send", "--compress", "zip"], 'the compression "zip" is none of auto, none, lz4, zstd and zstd:1 to zstd:19'],
     [["send", "--compress", "zstd:20"], 'the compression "zstd:20" is none of'],
     [["receive", "--threads", "many"], '"many" is no number of worker threads: 0 to 16'],

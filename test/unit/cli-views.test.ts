@@ -45,6 +45,11 @@ function progress(changes: Partial<Progress>): MigrationEvent {
   };
 }
 
+function decision(given: { reason: string; isRefined?: boolean }): MigrationEvent {
+  const limit = { downtimeLimitMs: 660, bandwidthBytesPerSecond: 65e6 };
+  return { event: "decision", elapsedMs: 1300, isRefined: false, kind: "limit", limit, ...given };
+}
+
 const summary: SourceSummary = {
   event: "summary",
   role: "source",
@@ -120,6 +125,15 @@ const sourceEvents: MigrationEvent[] = [
     reason: "the link has room, and packing with zstd 1 holds the migration back",
   },
   { event: "round", round: 2, ms: 400, pages: 3072, rawBytes: 12 * MIB, wireBytes: 10 * MIB, remainingBytes: 41 * MIB },
+  decision({ reason: "rounds stopped shrinking at 43 MB; switching costs 0.69 s, and waiting would not save enough" }),
+  decision({ reason: "rounds stopped shrinking at 41 MB; switching costs 0.66 s, …", isRefined: true }),
+  {
+    event: "predicted",
+    elapsedMs: 1300,
+    downtimeMs: { expected: 660, low: 520, high: 810 },
+    downtimeParts: null,
+    totalMs: { expected: 6500, low: 6000, high: 7100 },
+  },
   progress({ ...later, remainingBytes: 41 * MIB, expectedEndMs: null }),
   progress({ ...later, remainingBytes: 12 * MIB, expectedEndMs: 376 }),
   { event: "switchover", elapsedMs: 6500 },
@@ -243,11 +257,15 @@ describe("the live view", () => {
       41.0 MiB left (10,496 pages) of a working set of 41.0 MiB, the guest dirties 2,068 pages/s
       link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
       1.3 s, 20,012 pages as 31.0 MiB on the wire, the guest dirties memory as fast as it is sent
+      expected: downtime 660 ms (520 ms to 810 ms), total 6.5 s (6.0 s to 7.1 s)
+      rounds stopped shrinking at 41 MB; switching costs 0.66 s, …
       ---
       round 3        [################--------]  70 %
       12.0 MiB left (3,072 pages) of a working set of 41.0 MiB, the guest dirties 2,068 pages/s
       link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
       1.3 s, 20,012 pages as 31.0 MiB on the wire, ends in less than 1 s
+      expected: downtime 660 ms (520 ms to 810 ms), total 6.5 s (6.0 s to 7.1 s)
+      rounds stopped shrinking at 41 MB; switching costs 0.66 s, …
       ---
       the guest is stopped, the rest is on its way
       ---
@@ -327,6 +345,8 @@ describe("the log", () => {
       started, 256 MiB of guest memory
       compression is now lz4: the link has room, and packing with zstd 1 holds the migration back
       round 2: 3,072 pages in 400 ms, 12.0 MiB as 10.0 MiB on the wire (210 Mbit/s), 41.0 MiB left
+      rounds stopped shrinking at 43 MB; switching costs 0.69 s, and waiting would not save enough
+      expected: downtime 660 ms (520 ms to 810 ms), total 6.5 s (6.0 s to 7.1 s)
       switchover after 6.5 s: the guest is stopped at the source
       loaded at the destination, 22 ms after its last byte
       handed over: the destination may run the VM
@@ -336,6 +356,7 @@ describe("the log", () => {
       completed: the VM runs at the destination
         total     6.7 s, 7 rounds
         downtime  84 ms: residual 31 ms, transfer 12 ms, load 22 ms, hand-off 11 ms, resume 8.0 ms
+        predicted downtime 80 ms (60 ms to 110 ms); total 6.5 s (6.0 s to 7.1 s), told after 4.0 s
         bytes     189 MiB -> 63.0 MiB on the wire (3.0 : 1)
         memory    256 MiB, pages sent: 34,451 zero, 30,000 disk, 512 checkpoint, 99 same, 2,000 delta (3.00 MiB), 18,068 literal, 82 raw; 17 referred to in vain
         saved     185 MiB: disk 117 MiB, checkpoint 2.00 MiB, delta 4.00 MiB, compression 62.0 MiB, less 68.0 KiB in vain
