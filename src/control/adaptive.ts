@@ -32,6 +32,8 @@ const PROJECT_FROM_MS = 3000;
 const FOUND = { expected: 0.97, low: 0.8, high: 1.05 };
 /** The rest is simulated anew once the migration has lasted so many times as long: a few dozen times in all. */
 const FORECAST_AGAIN = 1.1;
+/** A throttle that no round shows by then is not going to be in force. */
+const THROTTLE_MS = 10_000;
 /** Rounds without a new least that show that there will be none. */
 const FRUITLESS_ROUNDS = 3;
 
@@ -59,6 +61,8 @@ export class AdaptivePolicy implements Policy {
   #setBytes = 0;
   #setBandwidth = 1;
   #throttlePercent = 0;
+  /** When that was asked for; undefined once a whole round has shown what it does. */
+  #throttledMs: number | undefined;
   #hasEnded = false;
   /** --max-downtime can't be kept, and was given up. */
   #isDowntimeBroken = false;
@@ -88,6 +92,9 @@ export class AdaptivePolicy implements Policy {
     const guestMs = round.durationMs * (1 - round.throttlePercent / 100);
     if (isWhole) this.#model.add({ guestMs, pages: round.dirtiedPages });
     const pages = round.remainingBytes / PAGE_BYTES;
+    if (this.#throttledMs !== undefined && !this.#isThrottleAwaited(round, isWhole)) this.#throttledMs = undefined;
+    if (this.#throttledMs !== undefined)
+      return this.#decide(round.atMs, round.remainingBytes, round.round + 1, this.#tick?.wireBytes ?? 0);
     if (this.#settling !== undefined) this.#settling.onRound(round, pages, isWhole);
     else if (before !== undefined && this.#hasStoppedShrinking(before, round)) {
       this.#settling = new Settling(this.#model, this.#link, round, pages);
@@ -134,6 +141,13 @@ export class AdaptivePolicy implements Policy {
     if (decision === undefined) return this.#accept(atMs);
     this.#hasEnded = decision.kind === "switch" || decision.kind === "abort";
     return decision;
+  }
+
+  /** QEMU throttles the guest only seconds later: what rounds leave until then is no reason to throttle it more. */
+  #isThrottleAwaited({ atMs, durationMs, throttlePercent }: RoundSample, isWhole: boolean): boolean {
+    const askedMs = this.#throttledMs ?? atMs;
+    const isShown = isWhole && throttlePercent >= this.#throttlePercent && atMs - durationMs > askedMs;
+    return !isShown && atMs - askedMs < THROTTLE_MS;
   }
 
   /** More rounds cost what they take, and save by how much shorter the next one is. */
@@ -216,6 +230,7 @@ export class AdaptivePolicy implements Policy {
     if (this.#throttlePercent === MAX_PERCENT) return this.#breakDowntime(say.throttleNotEnough(predicted));
     const percent = throttleFor(this.#model, this.#link.pagesPerMs, most, this.#throttlePercent);
     this.#throttlePercent = percent;
+    this.#throttledMs = atMs;
     this.#settling = undefined; // Rounds shrink again.
     this.#least = undefined;
     return { kind: "throttle", percent, reason: say.throttling(predicted, percent) };
