@@ -22,6 +22,8 @@ import { WorkingSetModel } from "./working-set.ts";
 const FLOOR_MS = 2;
 /** A limit that differs by less is the same, unless it would now be met by what was left last. */
 const SAME_LIMIT = 1.04;
+/** Likewise while rounds shrink: it only says when they are small enough. */
+const SAME_FLOOR = 2;
 /** Where QEMU multiplies the limit with its own estimate, the limit follows that when it changes by so much (as a logarithm). */
 const OWN_CHANGE = 0.1;
 /** A round that QEMU cut short by an early look, with more than this share of it unsent, does not show all that was dirtied in it. */
@@ -270,7 +272,8 @@ export class AdaptivePolicy implements Policy {
   ): Decision | undefined {
     const thresholdBytes = bytesOf(Math.min(pages, this.#mostPages()));
     const lastPages = this.#settling?.lastPages ?? Number.POSITIVE_INFINITY;
-    const isNear = thresholdBytes < this.#setBytes * SAME_LIMIT && thresholdBytes > this.#setBytes / SAME_LIMIT;
+    const same = this.#settling === undefined ? SAME_FLOOR : SAME_LIMIT;
+    const isNear = thresholdBytes < this.#setBytes * same && thresholdBytes > this.#setBytes / same;
     const isMet = thresholdBytes > bytesOf(lastPages);
     const { hasSwitchoverBandwidth } = this.#facts;
     const ownBytesPerSecond = this.#tick?.qemuBytesPerSecond || this.#link.goodputBytesPerSecond;

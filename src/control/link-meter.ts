@@ -13,8 +13,9 @@ const PACE_MS = 200;
 const PACES = 4;
 /** The pace of a round leaves out that of its sync. */
 const PACE_MARGIN = 1.1;
-/** How much a round counts beside the earlier ones in the cost of a page. */
-const COST_WEIGHT = 0.5;
+/** In the cost of a page, earlier rounds count half beside a long one, and as they did beside one of far fewer pages than these. */
+const COST_REST = 0.5;
+const COST_PAGES = 4096;
 
 /** The link as the samples show it: how fast pages go over it, and whether it stands still. */
 export class LinkMeter {
@@ -22,7 +23,8 @@ export class LinkMeter {
   #goodputBytesPerSecond = 0;
   #roundTripMs = 0;
   #restoreBytesPerSecond = Number.POSITIVE_INFINITY;
-  #wireBytesPerPage = PAGE_BYTES;
+  /** Of the pages sent, the last ones counting most. */
+  #cost = { pages: 0, wireBytes: 0 };
   #hasDirtyCost = false;
   /** Of the last rounds. */
   readonly #paces: { pages: number; ms: number }[] = [];
@@ -48,7 +50,8 @@ export class LinkMeter {
 
   /** What a page of the working set costs on the wire: of the rounds after the bulk round, as far as there are any. */
   get wireBytesPerPage(): number {
-    return this.#wireBytesPerPage;
+    const { pages, wireBytes } = this.#cost;
+    return pages > 0 ? Math.max(1, wireBytes / pages) : PAGE_BYTES;
   }
 
   /** The link is slower than usual for a while: no moment to switch over. */
@@ -67,7 +70,7 @@ export class LinkMeter {
    */
   sendMs(pages: number): Estimate {
     const { levelBytesPerSecond } = this.#history;
-    const bytes = pages * this.#wireBytesPerPage;
+    const bytes = pages * this.wireBytesPerPage;
     const { expected, low, high } = this.#history.sendMs(bytes, this.#goodputBytesPerSecond);
     // The pace is that of the rounds, which knows more than the link; what the link's changes add is measured.
     const steadyMs = levelBytesPerSecond > 0 ? (bytes * 1000) / levelBytesPerSecond : expected;
@@ -81,7 +84,7 @@ export class LinkMeter {
    * rounds: where they cost little, the link is not what holds them up.
    */
   get pagesPerMs(): number {
-    const byLink = (this.#history.levelBytesPerSecond || this.#goodputBytesPerSecond) / this.#wireBytesPerPage / 1000;
+    const byLink = (this.#history.levelBytesPerSecond || this.#goodputBytesPerSecond) / this.wireBytesPerPage / 1000;
     const best = this.#paces.reduce((best, { pages, ms }) => Math.max(best, pages / ms), 0);
     const seen = best > 0 ? best * PACE_MARGIN : Number.POSITIVE_INFINITY;
     return Math.min(byLink, seen, this.#restoreBytesPerSecond / PAGE_BYTES / 1000);
@@ -148,13 +151,11 @@ export class LinkMeter {
       this.#paces.push({ pages, ms });
       if (this.#paces.length > PACES) this.#paces.shift();
     }
-    const cost = Math.max(1, sumOf(round.wireBytesByForm, forms) / pages);
-    if (round.round === 0) this.#wireBytesPerPage = cost;
-    else {
-      const weight = this.#hasDirtyCost ? COST_WEIGHT : 1;
-      this.#wireBytesPerPage += (cost - this.#wireBytesPerPage) * weight;
-      this.#hasDirtyCost = true;
-    }
+    const wireBytes = sumOf(round.wireBytesByForm, forms);
+    // The cost of the bulk round is that of other pages: it counts until there are dirty ones.
+    const rest = this.#hasDirtyCost ? Math.max(COST_REST, Math.exp(-pages / COST_PAGES)) : 0;
+    this.#cost = { pages: this.#cost.pages * rest + pages, wireBytes: this.#cost.wireBytes * rest + wireBytes };
+    this.#hasDirtyCost = round.round > 0;
   }
 
   #stillBytes(ms: number): number {
