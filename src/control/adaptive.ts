@@ -126,7 +126,7 @@ export class AdaptivePolicy implements Policy {
   }
 
   #foreseeRest(): Rest | null {
-    const { meanPagesPerMs: pagesPerMs, wireBytesPerPage, goodputBytesPerSecond, roundTripMs } = this.#link;
+    const { settledPagesPerMs: pagesPerMs, wireBytesPerPage, goodputBytesPerSecond, roundTripMs } = this.#link;
     const fixedMs = this.#downtime.fixedMs(goodputBytesPerSecond, roundTripMs).expected;
     const { unsteadiness } = this.#model;
     const isSteady = unsteadiness !== null && unsteadiness <= STEADY_SHARE && this.#link.slowMs === 0;

@@ -11,6 +11,8 @@ const GAP_MS = 2000;
 /** The pace of shorter rounds is that of QEMU looking for dirty pages. */
 const PACE_MS = 200;
 const PACES = 4;
+/** Fewer rounds than that may have been slower than the next ones, by up to so much. */
+const FASTER = 1.2;
 /** The pace of a round leaves out that of its sync. */
 const PACE_MARGIN = 1.1;
 /** In the cost of a page, earlier rounds count half beside a long one, and as they did beside one of far fewer pages than these. */
@@ -95,6 +97,14 @@ export class LinkMeter {
     const pages = this.#paces.reduce((sum, pace) => sum + pace.pages, 0);
     const ms = this.#paces.reduce((sum, pace) => sum + pace.ms, 0);
     return ms > 0 ? Math.min(this.pagesPerMs, pages / ms) : this.pagesPerMs;
+  }
+
+  /** Expected of the rounds to come: a first round is slower than later ones, as the caches of all on its way are cold. */
+  get settledPagesPerMs(): number {
+    const mean = this.meanPagesPerMs;
+    if (this.#paces.length >= PACES) return mean;
+    const byLink = (this.#history.levelBytesPerSecond || this.#goodputBytesPerSecond) / this.wireBytesPerPage / 1000;
+    return Math.sqrt(mean * Math.max(mean, Math.min(byLink, FASTER * mean)));
   }
 
   /** Nothing arrives, though there is something to send. Says nothing of the workload. */
