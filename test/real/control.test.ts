@@ -1,10 +1,10 @@
 // The control loop over real QEMUs: a guest that dirties its memory faster than the link carries it.
 import { expect, test } from "vitest";
 import { startMigration } from "../../lab/godwit.ts";
-import { startPair } from "../../lab/pair.ts";
 import { cleanWalks } from "../../lab/walks.ts";
 import type { SourceSummary } from "../../src/migration/events.ts";
 import type { QmpClient } from "../../src/qemu/qmp.ts";
+import { startPair } from "./support/pair.ts";
 
 /** All of 24 MiB are dirtied in less than the 0.4 s that the link takes for them. */
 const busy = { load: { mib: 24, pagesPerSecond: 40_000, pattern: "random" }, rateBitsPerSecond: 500e6 } as const;
