@@ -195,4 +195,5 @@ test.each([
   if (signal !== "SIGKILL") expect(await vm.qmp.execute("query-migrate-parameters")).toEqual(before);
   // The next one finds the way clear.
   await checkIsClean(stateDir, await godwitCheckpoint<Saved>(stateDir, "save", "--qmp", vm.qmpPath));
+  expect(await vm.qmp.execute("query-migrate-parameters")).toEqual(before);
 });
