@@ -4,12 +4,14 @@ import { QmpClient } from "../qemu/qmp.ts";
 import type { Connection } from "../wire/connection.ts";
 import { listen } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
-import { type DestinationOptions, destinationIsGone, HELLO_TIMEOUT_MS, Session } from "./destination-session.ts";
+import { type DestinationOptions, destinationIsGone, Session } from "./destination-session.ts";
 import { DestinationVm } from "./destination-vm.ts";
 import { listDisksAt } from "./disk-paths.ts";
 import type { DestinationSummary, Status } from "./events.ts";
+import { type Hello, readHello, refuse } from "./hello.ts";
 import { Cancelled } from "./outcome.ts";
-import { Peer } from "./peer.ts";
+import type { Peer } from "./peer.ts";
+import { ProbeAnswer } from "./plan/probe-answer.ts";
 
 /**
  * Receives one VM into the QEMU of `qmpPath`, which was started with `-incoming defer -S`.
@@ -27,6 +29,7 @@ class Destination {
   readonly #startMs = performance.now();
   readonly #settled = Promise.withResolvers<DestinationSummary>();
   #current: Session | undefined;
+  #probe: ProbeAnswer | undefined;
   #isQemuGone = false;
 
   constructor(options: DestinationOptions) {
@@ -47,7 +50,10 @@ class Destination {
       signal?.addEventListener("abort", onAbort);
       void qmp.closed.then((error) => error && this.#onQemuGone(error));
       onEvent({ event: "listening", ...listener.address });
-      summary = await this.#settled.promise.finally(() => listener.close());
+      summary = await this.#settled.promise.finally(() => {
+        listener.close();
+        this.#probe?.end("the destination ends");
+      });
     } catch (error) {
       this.#report(error);
       summary = this.#emptySummary(error instanceof Cancelled ? "cancelled" : "refused");
@@ -62,16 +68,38 @@ class Destination {
     return listen({
       ...this.#options.listen,
       security: this.#options.security,
-      onConnection: async (connection) => {
-        if (this.#current !== undefined) return turnAway(connection);
-        this.#current = new Session(this.#options, qmp, vm, facts, connection, this.#startMs);
-        const summary = await this.#current.run();
-        this.#current = undefined;
-        const isOver = summary.status === "completed" || vm.hasStarted || this.#isQemuGone;
-        if (isOver || this.#options.once) this.#settled.resolve(summary);
-      },
+      onConnection: (connection) => this.#onConnection(connection, qmp, vm, facts),
       onRejected: (error) => this.#options.onEvent({ event: "warning", message: error.message }),
     });
+  }
+
+  /** Who it is, and whether it is for the session that there is, for a new one, or only measures the link. */
+  async #onConnection(connection: Connection, qmp: QmpClient, vm: DestinationVm, facts: VmFacts): Promise<void> {
+    const greeted = await readHello(connection);
+    const { peer, hello } = greeted;
+    const current = this.#current;
+    if (hello.purpose === "plan") return this.#measure(peer, hello, facts);
+    if (current?.id === hello.session) return current.attach(peer, hello);
+    if (hello.generation > 1) return refuse(peer, "MIGRATION_UNKNOWN_SESSION", "no such migration is under way here");
+    if (current !== undefined) return refuse(peer, "MIGRATION_BUSY", "another migration to this QEMU is under way");
+    this.#probe?.end("a migration begins");
+    this.#current = new Session(this.#options, qmp, vm, facts, greeted, this.#startMs);
+    const summary = await this.#current.run();
+    this.#current = undefined;
+    const isOver = summary.status === "completed" || vm.hasStarted || this.#isQemuGone;
+    if (isOver || this.#options.once) this.#settled.resolve(summary);
+  }
+
+  #measure(peer: Peer, hello: Hello, facts: VmFacts): void {
+    if (this.#current !== undefined || (this.#probe !== undefined && !this.#probe.isOver))
+      return refuse(peer, "MIGRATION_BUSY", "another migration or plan is under way");
+    try {
+      const probe = new ProbeAnswer(peer, hello, facts, { allowOlderQemu: this.#options.allowOlderQemu ?? false });
+      peer.handler = { onMessage: (message) => probe.onMessage(message) };
+      this.#probe = probe;
+    } catch (error) {
+      refuse(peer, (error as GodwitError).code, messageOf(error));
+    }
   }
 
   #onAbort(): void {
@@ -83,7 +111,8 @@ class Destination {
   /** A session that runs notices by itself, and ends. */
   #onQemuGone(error: GodwitError): void {
     this.#isQemuGone = true;
-    if (this.#current === undefined) this.#settled.reject(destinationIsGone(error));
+    if (this.#current !== undefined) this.#current.qemuGone(error);
+    else this.#settled.reject(destinationIsGone(error));
   }
 
   #report(error: unknown): void {
@@ -97,16 +126,4 @@ class Destination {
     const nothing = { wireBytes: 0, rawBytes: 0, ...pages, cpuSeconds, loadMs: null, resumeMs: null };
     return { event: "summary", role: "destination", status, session: null, totalMs, ...nothing };
   }
-}
-
-/** One VM at a time: a second sender is told so. */
-function turnAway(connection: Connection): void {
-  const peer = new Peer(connection, "receiver", {
-    onMessage: (message) => {
-      if (message.type !== "HELLO") return;
-      peer.send({ type: "REFUSE", code: "MIGRATION_BUSY", message: "another migration to this QEMU is under way" });
-      peer.end();
-    },
-  });
-  setTimeout(() => peer.destroy(), HELLO_TIMEOUT_MS).unref();
 }
