@@ -1,6 +1,5 @@
 /** `godwit status` and `godwit resolve`: what is known of sessions here, and what a person may do to settle one. */
 import { GodwitError, messageOf } from "../../errors.ts";
-import { migrationProgress, waitForMigrationStatus } from "../../qemu/migrate.ts";
 import type { QmpClient } from "../../qemu/qmp.ts";
 import type { Journal } from "../../store/journal.ts";
 import type { JournalContent, JournalHeader, JournalRole } from "../../store/journal-format.ts";
@@ -8,7 +7,7 @@ import { type ListedSession, SessionStore } from "../../store/session-store.ts";
 import type { SessionState } from "../hand-off/steps.ts";
 import { putBack } from "../left-settings.ts";
 import { type Action, type Advice, adviseOn, type Option, type Owner, ownerOf } from "./advice.ts";
-import { type FoundQemu, findQemu, letRun } from "./qemu.ts";
+import { type FoundQemu, findQemu, giveBack, letRun } from "./qemu.ts";
 
 /** One end of a session, as `godwit status` lists it. */
 export interface SessionReport {
@@ -47,9 +46,6 @@ export interface ResolveOptions {
   /** What went wrong beside what was asked for. */
   readonly warn: (message: string) => void;
 }
-
-const ENDED = ["none", "completed", "failed", "cancelled"] as const;
-const CANCEL_TIMEOUT_MS = 30_000;
 
 /** All sessions of a state folder, those that changed last first. @throws GodwitError STORE_STATE_DIR */
 export async function listSessions(stateDir: string): Promise<SessionReport[]> {
@@ -146,17 +142,6 @@ async function resumeSource(qmp: QmpClient, journal: Journal, warn: (message: st
   await putBack(qmp, journal).catch((error: unknown) => {
     warn(`QEMU's migration settings are not as they were before: ${messageOf(error)}`);
   });
-}
-
-/** Ends a migration that may still run, and lets the guest go on if it ran. */
-async function giveBack(qmp: QmpClient, guestRuns: boolean): Promise<void> {
-  const { status } = await migrationProgress(qmp);
-  if (!ENDED.some((ended) => ended === status)) {
-    await qmp.execute("migrate_cancel");
-    await waitForMigrationStatus(qmp, ENDED, { timeoutMs: CANCEL_TIMEOUT_MS });
-  }
-  const { running } = await qmp.execute("query-status");
-  if (guestRuns && !running) await letRun(qmp);
 }
 
 /** In the order of the destination's machine: the VM is ours in the journal before the guest runs. */
