@@ -19,7 +19,7 @@ import { ProgressMeter, pagesSent } from "./progress.ts";
 import { RoundSampler, type Sampled } from "./round-sampler.ts";
 import type { StreamSender } from "./sender.ts";
 import type { SourceOffers } from "./source-offers.ts";
-import type { SourceVm } from "./source-vm.ts";
+import type { SourceSetup, SourceVm } from "./source-vm.ts";
 import { Steering } from "./steering.ts";
 import { TraceRecorder } from "./trace-recorder.ts";
 
@@ -52,6 +52,7 @@ export interface RoundsParts {
   /** When the migration began, of performance.now: all times count from there. */
   readonly startMs: number;
   readonly onEvent: EventListener;
+  readonly noteSettings?: NonNullable<SourceSetup["noteSettings"]>;
   /** The policy gives the migration up. */
   readonly giveUp: (error: GodwitError) => void;
 }
@@ -128,7 +129,7 @@ export class SourceRounds {
 
   /** Starts the migration to a unix socket, with QEMU set as the policy wants it. */
   async start(socketPath: string): Promise<void> {
-    const { vm, facts, peer } = this.#parts;
+    const { vm, facts, peer, noteSettings } = this.#parts;
     const { hasSwitchoverBandwidth } = vm;
     const { major, minor, micro } = facts.qemuVersion;
     this.#recorder.begin({
@@ -154,6 +155,7 @@ export class SourceRounds {
       maxBytesPerSecond: settings.maxBytesPerSecond,
       capabilities: settings.autoConverge ? { "auto-converge": true } : {},
       canThrottle: this.#promises.onStall === "throttle",
+      ...(noteSettings && { noteSettings }),
     });
   }
 

@@ -7,6 +7,7 @@ import type { QmpEvent } from "../qemu/commands.ts";
 import { readFacts, type VmFacts } from "../qemu/facts.ts";
 import { QmpClient } from "../qemu/qmp.ts";
 import type { Journal } from "../store/journal.ts";
+import type { QemuSettings } from "../store/journal-format.ts";
 import { SentPages } from "../stream/sent-pages.ts";
 import { type Address, formatAddress } from "../wire/address.ts";
 import type { Message } from "../wire/messages.ts";
@@ -18,7 +19,7 @@ import { CpuMeter } from "./costs.ts";
 import { Downtime } from "./downtime.ts";
 import type { EventListener, KeptCheckpoint, SourceSummary, Status } from "./events.ts";
 import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
-import type { LinkUp } from "./link.ts";
+import { type LinkUp, RECONNECT_FOR_MS } from "./link.ts";
 import { listenOnce } from "./listen-once.ts";
 import { Cancelled, Failure, PeerRefused, withTimeout } from "./outcome.ts";
 import { StreamSender } from "./sender.ts";
@@ -31,8 +32,6 @@ import { type ControlOptions, SourceRounds } from "./source-rounds.ts";
 import { sourceSummary } from "./source-summary.ts";
 import { SourceVm } from "./source-vm.ts";
 
-/** For how long a lost connection is tried to be made again, unless a user says otherwise. */
-export const RECONNECT_FOR_MS = 600_000;
 /** For the source QEMU to connect to our socket after `migrate`. */
 const CONNECT_TIMEOUT_MS = 20_000;
 
@@ -190,7 +189,7 @@ class SourceMigration {
 
   /** From the first record of the journal until it is settled where the VM is. */
   async #migrate({ windowBytes }: Welcome): Promise<SourceOutcome> {
-    const { stateDir, qmpPath, to, reconnectForMs = RECONNECT_FOR_MS, onEvent } = this.#options;
+    const { stateDir, to, reconnectForMs = RECONNECT_FOR_MS, onEvent } = this.#options;
     const [qmp, vm] = [this.#qmp!, this.#vm!];
     this.#journal = await this.#failure.or(
       beginJournal(stateDir, {
@@ -199,7 +198,6 @@ class SourceMigration {
         peer: formatAddress(to),
         vm: this.#facts!,
         qmp,
-        qmpPath,
         guestRuns: vm.guestRuns,
         secret: this.#offers.hello.tagKey,
       }),
@@ -244,7 +242,9 @@ class SourceMigration {
     this.#sender = sender;
     if (!link.isUp) sender.detach();
     const giveUp = (error: GodwitError) => handOff.failed(error);
-    const parts = { qmp, vm, peer: link, sender, sentPages, offers, facts, startMs: this.#startMs, onEvent, giveUp };
+    const [journal, startMs] = [this.#journal, this.#startMs];
+    const noted = journal && { noteSettings: (settings: QemuSettings | null) => journal.noteSettings(settings) };
+    const parts = { qmp, vm, peer: link, sender, sentPages, offers, facts, startMs, onEvent, giveUp, ...noted };
     const rounds = await this.#failure.or(SourceRounds.open(parts, this.#options));
     this.#rounds = rounds;
     onEvent({ event: "started", memoryBytes: facts.memoryBytes });
