@@ -14,7 +14,7 @@ import { greetAsReceiver, security } from "./wire.ts";
 const PAGES = 512 * 1024; // 2 GiB of guest memory
 
 /** Receives 2 GiB of guest memory; GB/s by the CPU time of this process, and by the clock. */
-async function measureReceiver(isTls: boolean, workload: Workload): Promise<Speed> {
+async function measureReceiver(transport: string, workload: Workload): Promise<Speed> {
   const folder = mkdtempSync(join(tmpdir(), "godwit-bench-"));
   const path = join(folder, "stream");
   const sink = startProcess("stream-sink.ts", path);
@@ -27,7 +27,7 @@ async function measureReceiver(isTls: boolean, workload: Workload): Promise<Spee
     const listener = await listen({
       host: "127.0.0.1",
       port: 0,
-      security: security(isTls),
+      security: security(transport),
       onRejected: done.reject,
       onConnection: async (connection) => {
         let ended: number | undefined;
@@ -63,7 +63,7 @@ async function measureReceiver(isTls: boolean, workload: Workload): Promise<Spee
         peer.destroy();
       },
     });
-    startProcess("wire-source.ts", String(listener.address.port), isTls ? "tls" : "plain", String(PAGES), workload);
+    startProcess("wire-source.ts", String(listener.address.port), transport, String(PAGES), workload);
     await done.promise;
     const seconds = (performance.now() - startMs) / 1000;
     const used = process.cpuUsage(cpu);
@@ -89,5 +89,5 @@ export function bench(): Promise<string> {
 if (import.meta.main) {
   const [transport, workload] = process.argv.slice(2);
   if (process.send === undefined) console.log(await bench());
-  else process.send(await measureReceiver(transport === "tls", workload as Workload), () => process.exit());
+  else process.send(await measureReceiver(transport!, workload as Workload), () => process.exit());
 }

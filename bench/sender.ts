@@ -15,12 +15,12 @@ import { greetAsSender, security } from "./wire.ts";
 const PAGES = 512 * 1024; // 2 GiB of guest memory
 
 /** Sends 2 GiB of guest memory; GB/s by the CPU time of this process, and by the clock. */
-async function measureSender(isTls: boolean, workload: Workload): Promise<Speed> {
+async function measureSender(transport: string, workload: Workload): Promise<Speed> {
   const folder = mkdtempSync(join(tmpdir(), "godwit-bench-"));
-  const sink = startProcess("wire-sink.ts", isTls ? "tls" : "plain");
+  const sink = startProcess("wire-sink.ts", transport);
   try {
     const port = await firstMessage<number>(sink);
-    const connection = await connect({ host: "127.0.0.1", port, security: security(isTls) });
+    const connection = await connect({ host: "127.0.0.1", port, security: security(transport) });
     const welcome = Promise.withResolvers<void>();
     const done = Promise.withResolvers<void>();
     let sender: StreamSender | undefined;
@@ -73,5 +73,5 @@ export function bench(): Promise<string> {
 if (import.meta.main) {
   const [transport, workload] = process.argv.slice(2);
   if (process.send === undefined) console.log(await bench());
-  else process.send(await measureSender(transport === "tls", workload as Workload), () => process.exit());
+  else process.send(await measureSender(transport!, workload as Workload), () => process.exit());
 }

@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { fileURLToPath } from "node:url";
+import { CertificateAuthority } from "../lab/certificates.ts";
 import { NONE, type Packing } from "../src/compact/codec.ts";
 import {
   FLAGS_PAGE,
@@ -131,19 +132,23 @@ export interface Speed {
 
 const PIPELINE_RUNS = 3;
 const PIPELINE_CASES = [
-  ["plain TCP, all pages literal", false, "literal"],
-  ["TLS, all pages literal", true, "literal"],
-  ["TLS, 60 % zero pages", true, "zero"],
-  ["TLS, all pages on a disk", true, "disk"],
-  ["TLS, program text with LZ4", true, "program"],
-] as const satisfies readonly (readonly [string, boolean, Workload])[];
+  ["plain TCP, all pages literal", "plain", "literal"],
+  ["TLS, all pages literal", "key", "literal"],
+  ["mutual TLS, all pages literal", "certificates", "literal"],
+  ["TLS, 60 % zero pages", "key", "zero"],
+  ["TLS, all pages on a disk", "key", "disk"],
+  ["TLS, program text with LZ4", "key", "program"],
+] as const satisfies readonly (readonly [string, string, Workload])[];
 
 /** Measures an end of the pipeline, each run in a process of its own, so that memory is that of one end. */
 export async function pipelineTable(end: "sender" | "receiver"): Promise<string> {
+  using authority = new CertificateAuthority();
+  const made = authority.issue("bench");
+  const certificates = authority.tlsFolder({ client: made, server: made });
   const rows = [[`${end}, 2 GiB of guest memory`, "GB/s per core", "GB/s by the clock", "memory MB"]];
   for (let run = 0; run < PIPELINE_RUNS; run++) {
-    for (const [name, isTls, workload] of PIPELINE_CASES) {
-      const child = startProcess(`${end}.ts`, isTls ? "tls" : "plain", workload);
+    for (const [name, transport, workload] of PIPELINE_CASES) {
+      const child = startProcess(`${end}.ts`, transport === "certificates" ? certificates : transport, workload);
       const { perCore, wall, rssBytes } = await firstMessage<Speed>(child);
       rows.push([name, perCore.toFixed(2), wall.toFixed(2), (rssBytes / 1e6).toFixed(0)]);
     }

@@ -1,4 +1,4 @@
-/** Stands for the receiver: takes DATA, acknowledges it, and forgets it. argv: "tls" or "plain". */
+/** Stands for the receiver: takes DATA, acknowledges it, and forgets it. argv: the transport (wire.ts). */
 import { Peer } from "../src/migration/peer.ts";
 import { MAX_BODY_BYTES } from "../src/wire/messages.ts";
 import { listen } from "../src/wire/transport.ts";
@@ -8,7 +8,7 @@ const body = new Uint8Array(MAX_BODY_BYTES);
 const listener = await listen({
   host: "127.0.0.1",
   port: 0,
-  security: security(process.argv[2] === "tls"),
+  security: security(process.argv[2]!),
   onRejected: (error) => console.error(error.message),
   onConnection: (connection) => {
     const acknowledge = (rawOffset: number) => {

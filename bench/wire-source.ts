@@ -1,4 +1,4 @@
-/** Stands for the sender: DATA as fast as it is acknowledged. argv: port, "tls" or "plain", pages, workload. */
+/** Stands for the sender: DATA as fast as it is acknowledged. argv: port, transport (wire.ts), pages, workload. */
 import type { Batch } from "../src/compact/batch-writer.ts";
 import { BatchEncoder, type References } from "../src/compact/encoder.ts";
 import { PlaceMatcher, placeMatcherBytes } from "../src/compact/place-matcher.ts";
@@ -71,7 +71,7 @@ let left = Math.ceil(Number(total) / pages) * bodies.length;
 let rawOffset = 0;
 let ackedRawBytes = 0;
 
-const connection = await connect({ host: "127.0.0.1", port: Number(port), security: security(transport === "tls") });
+const connection = await connect({ host: "127.0.0.1", port: Number(port), security: security(transport!) });
 const peer: Peer = new Peer(connection, "sender", {
   onMessage: (message) => {
     if (message.type === "ACK") {

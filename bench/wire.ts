@@ -6,9 +6,11 @@ import type { Security } from "../src/wire/transport.ts";
 
 const SESSION = "0".repeat(32);
 
-/** A key that everyone knows, or no TLS at all. */
-export function security(isTls: boolean): Security {
-  return isTls ? { kind: "psk", psk: { identity: "bench", key: Buffer.alloc(32, 7) } } : { kind: "none" };
+/** "plain": no TLS at all; "key": one that everyone knows; else the folder of certificates that are for "bench". */
+export function security(transport: string): Security {
+  if (transport === "plain") return { kind: "none" };
+  if (transport === "key") return { kind: "psk", psk: { identity: "bench", key: Buffer.alloc(32, 7) } };
+  return { kind: "tls", folder: transport, peerNames: ["bench"] };
 }
 
 const greeting = {

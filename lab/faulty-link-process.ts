@@ -18,6 +18,8 @@ async function obey(command: LinkCommand) {
   switch (command.command) {
     case "leadTo":
       return relay.leadTo(command.target);
+    case "setUsualDelay":
+      return relay.setUsualDelay(command.ms);
     case "set":
       return relay.set(command.fault);
     case "heal":

@@ -10,6 +10,8 @@ export interface FaultyLink extends AsyncDisposable {
   readonly address: Address;
   /** Says where `receive` listens. */
   leadTo(target: Address): Promise<void>;
+  /** How late it is each way when nothing is wrong with it. */
+  setUsualDelay(ms: number): Promise<void>;
   /** What is wrong with the link from now on, in place of what was. */
   set(fault: LinkFault): Promise<void>;
   /** All is well again. */
@@ -21,6 +23,7 @@ export interface FaultyLink extends AsyncDisposable {
 export type LinkCommand =
   | { readonly command: "leadTo"; readonly target: Address }
   | { readonly command: "set"; readonly fault: LinkFault }
+  | { readonly command: "setUsualDelay"; readonly ms: number }
   | { readonly command: "heal" }
   | { readonly command: "figures" };
 export type LinkRequest = LinkCommand & { readonly id: number };
@@ -68,6 +71,7 @@ export async function startFaultyLink(host: Host): Promise<FaultyLink> {
     return {
       address,
       leadTo: async (target) => void (await ask({ command: "leadTo", target })),
+      setUsualDelay: async (ms) => void (await ask({ command: "setUsualDelay", ms })),
       set: async (fault) => void (await ask({ command: "set", fault })),
       heal: async () => void (await ask({ command: "heal" })),
       figures: async () => ((await ask({ command: "figures" })) as { figures: LinkFigures }).figures,

@@ -15,6 +15,7 @@ export class FaultyRelay implements AsyncDisposable {
   #server: Server | undefined;
   #port = 0;
   #fault: LinkFault | undefined;
+  #usualDelayMs = 0;
   #flapping: NodeJS.Timeout | undefined;
   /** What of a "cut" or a "flip-bit" is to come. */
   #bytesLeft = 0;
@@ -35,6 +36,11 @@ export class FaultyRelay implements AsyncDisposable {
   /** Where connections lead from now on. */
   leadTo(target: Address): void {
     this.#target = target;
+  }
+
+  /** How late the link is each way when nothing is wrong with it. */
+  setUsualDelay(ms: number): void {
+    this.#usualDelayMs = ms;
   }
 
   figures(): LinkFigures {
@@ -114,7 +120,7 @@ export class FaultyRelay implements AsyncDisposable {
       onClose: () => this.#routes.delete(route),
       state: () => ({
         isHeld: this.#fault?.kind === "black-hole",
-        delayMs: this.#fault?.kind === "delay" ? this.#fault.ms : 0,
+        delayMs: this.#fault?.kind === "delay" ? this.#fault.ms : this.#usualDelayMs,
         bytesPerSecond: this.#fault?.kind === "slow" ? this.#fault.bytesPerSecond : Number.POSITIVE_INFINITY,
       }),
       onBytes: (direction, bytes) => this.#onBytes(direction, bytes),

@@ -19,7 +19,6 @@ export interface Workload {
 const RAW_PAGE_BYTES = 4104;
 const IDLE_MIB = 1024;
 const STRESS_MIB = 128;
-const REDIS_KEYS = 10_000;
 
 /** The workloads of the evaluation, for a link of so many bits per second. */
 export const WORKLOADS = {
@@ -32,10 +31,10 @@ export const WORKLOADS = {
     what: "one word in each of 300 MiB of pages, 60,000 pages/s",
     ...walked(1024, { mib: 300, pagesPerSecond: 60_000, pattern: "sparse" }),
   }),
-  "random 0.5": (link) => random(link, 0.5),
-  "random 1": (link) => random(link, 1),
-  "random 2": (link) => random(link, 2),
-  "random 4": (link) => random(link, 4),
+  "random-0.5": (link) => random(link, 0.5),
+  "random-1": (link) => random(link, 1),
+  "random-2": (link) => random(link, 2),
+  "random-4": (link) => random(link, 4),
   phases: (link) => random(link, 2, { onMs: 3000, offMs: 2000 }),
   boot: () => ({
     what: "moved while it boots",
@@ -93,36 +92,33 @@ async function stress(vm: Vm): Promise<GuestCheck> {
 }
 
 const REDIS = "redis-server --save '' --appendonly no --daemonize yes --bind 127.0.0.1 >/dev/null";
-const REDIS_LOAD = "redis-benchmark -t set -r 20000 -n 2000000000 -d 1000 -c 4 -P 8 -q >/run/redis-benchmark.log 2>&1";
-
-/** Keys that nobody writes to while the others are: `value` is Lua of what becomes of key i, and adds to s. */
-function forAllKeys(value: string): string {
-  const script = `local s = '' for i = 1, ${REDIS_KEYS} do local k = 'still:' .. i ${value} end return s`;
-  return `redis-cli eval "${script}" 0`;
-}
+const REDIS_KEYS = 10_000;
+/** A load that sets keys at random, and stays within them. */
+const REDIS_LOAD = `redis-benchmark -t set -r ${REDIS_KEYS} -n 2000000000 -d 1000 -c 4 -P 8 -q >/run/redis-benchmark.log 2>&1`;
+/** A key as redis-benchmark names it, and one that it leaves alone; each value is 1000 bytes. In Lua, i being its number. */
+const SET_KEY = "string.format('key:%012d', i)";
+const STILL_KEY = "string.format('still:%d', i)";
+const VALUE = "string.rep(redis.sha1hex(i), 25)";
+const forAllKeys = (body: string) => `for i = 0, ${REDIS_KEYS - 1} do ${body} end`;
+const REDIS_FILL = `${forAllKeys(`redis.call('mset', ${SET_KEY}, ${VALUE}, ${STILL_KEY}, ${VALUE})`)} return 'filled'`;
+const REDIS_DIGEST = `local s = '' ${forAllKeys(`s = redis.sha1hex(s .. redis.call('get', ${STILL_KEY}))`)} return s`;
+const REDIS_LENGTHS = `local n = 0 ${forAllKeys(`n = n + redis.call('strlen', ${SET_KEY})`)} return n`;
 
 async function redis(vm: Vm): Promise<GuestCheck> {
+  const run = (moved: Vm, lua: string) => answerOf(moved, `redis-cli --raw eval "${lua}" 0`);
   await answerOf(vm, `${REDIS}; until redis-cli ping | grep -q PONG; do sleep 0.1; done`);
-  await answerOf(vm, forAllKeys("redis.call('set', k, string.rep(redis.sha1hex(i), 25))"));
-  const digest = forAllKeys("s = redis.sha1hex(s .. redis.call('get', k))");
-  const before = await answerOf(vm, digest);
+  assertSame("redis' answer", "filled", await run(vm, REDIS_FILL));
+  const before = await run(vm, REDIS_DIGEST);
   vm.console.send(`${REDIS_LOAD} & redis_load=$!`);
-  // Nearly all of its keys are there: redis grows no more.
-  await answerOf(vm, `until [ "$(redis-cli dbsize)" -ge ${REDIS_KEYS + 19_000} ]; do sleep 0.2; done`);
   return async (moved) => {
     assertSame("redis' answer", "PONG", await answerOf(moved, "redis-cli ping"));
     assertSame("the load on redis", "alive", await answerOf(moved, "kill -0 $redis_load && echo alive"));
     moved.console.send("kill $redis_load; wait $redis_load");
-    assertSame("the values in redis", before, await answerOf(moved, digest));
-    assertSame("lengths of redis' values", "1000", await answerOf(moved, VALUE_LENGTHS));
+    assertSame("the values that nobody has set", before, await run(moved, REDIS_DIGEST));
+    assertSame("bytes of the others", `${REDIS_KEYS * 1000}`, await run(moved, REDIS_LENGTHS));
     assertUnbroken(moved);
   };
 }
-
-/** Of the values that redis-benchmark has written, each length once. */
-const VALUE_LENGTHS =
-  "redis-cli --raw eval \"local n = {} for _, k in ipairs(redis.call('keys', 'key:*')) do n[redis.call('strlen', k)] = 1 end " +
-  'local out = {} for l in pairs(n) do out[#out + 1] = l end return out" 0';
 
 function assertSame(what: string, expected: string, found: string): void {
   if (found !== expected) throw new Error(`the guest is broken: ${what}: expected "${expected}", found "${found}"`);

@@ -27,6 +27,7 @@ need() { # need PACKAGE COMMAND-OR-FILE...
 need gcc gcc
 need libc6-dev /usr/include/stdio.h /usr/lib/x86_64-linux-gnu/libc.a
 need e2fsprogs mkfs.ext4
+need openssl openssl
 need dpkg dpkg-deb
 need debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.gpg
 [ "$(id -u)" -ne 0 ] || need iproute2 ip tc # only root may make hosts with a network of their own

@@ -8,6 +8,7 @@ import { indexCommand } from "./index-command.ts";
 import { inspectCommand } from "./inspect.ts";
 import { keyCommand } from "./key.ts";
 import { errorLine } from "./lines.ts";
+import { planCommand } from "./plan.ts";
 import { keepMemoryOutOfDumps } from "./process-limits.ts";
 import { receiveCommand } from "./receive.ts";
 import { replayCommand } from "./replay.ts";
@@ -32,6 +33,7 @@ const program = new Command("godwit")
   .addCommand(keyCommand())
   .addCommand(indexCommand())
   .addCommand(inspectCommand())
+  .addCommand(planCommand())
   .addCommand(replayCommand());
 
 /** Usage errors are one line, like all others. */

@@ -25,15 +25,20 @@ export function parseFacts(facts: unknown): VmFacts {
   return parsed.data;
 }
 
+/** Differences that one line names: a peer may tell of thousands of disks. */
+const MAX_TOLD = 16;
+
 /**
  * Compares what can be compared before the guest is touched.
  *
- * @throws GodwitError MIGRATION_MISMATCH that names all differences in one line
+ * @throws GodwitError MIGRATION_MISMATCH that names the differences in one line
  */
 export function assertMatch(source: VmFacts, destination: VmFacts, allowOlderQemu: boolean): void {
   const mismatches = compareFacts(source, destination, { allowOlderQemu });
   if (mismatches.length === 0) return;
-  const message = `the two QEMUs do not match: ${mismatches.map(({ text }) => text).join("; ")}`;
+  const texts = mismatches.slice(0, MAX_TOLD).map(({ text }) => text);
+  if (mismatches.length > MAX_TOLD) texts.push(`and ${mismatches.length - MAX_TOLD} more`);
+  const message = `the two QEMUs do not match: ${texts.join("; ")}`;
   throw new GodwitError("MIGRATION_MISMATCH", message, { mismatches });
 }
 

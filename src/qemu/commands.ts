@@ -146,6 +146,19 @@ export interface MemoryDevice {
   readonly data: { readonly memdev?: string };
 }
 
+/** qapi/migration.json, DirtyRateInfo. */
+export interface DirtyRateInfo {
+  readonly status: "unstarted" | "measuring" | "measured";
+  /** MiB per second, cut off to whole ones. Absent until it is measured. */
+  readonly "dirty-rate"?: number;
+  readonly "calc-time": number;
+  /** Since 8.2; before it, seconds. */
+  readonly "calc-time-unit"?: "second" | "millisecond";
+  /** Per GiB; 0 in other modes. */
+  readonly "sample-pages": number;
+  readonly mode: "page-sampling" | "dirty-ring" | "dirty-bitmap";
+}
+
 /** One entry of query-migrate-capabilities. A string: every QEMU has others. */
 export interface MigrationCapabilityState {
   readonly capability: string;
@@ -207,6 +220,16 @@ export interface QmpCommands {
   };
   "query-migrate-parameters": { arguments: NoArguments; returns: MigrationParameters };
   "migrate-set-parameters": { arguments: MigrationParameters; returns: None };
+  "calc-dirty-rate": {
+    arguments: {
+      "calc-time": number;
+      "calc-time-unit"?: "second" | "millisecond";
+      "sample-pages"?: number;
+      mode?: DirtyRateInfo["mode"];
+    };
+    returns: None;
+  };
+  "query-dirty-rate": { arguments: NoArguments; returns: DirtyRateInfo };
   "nbd-server-start": {
     arguments: { addr: { readonly type: "unix"; readonly data: { readonly path: string } } };
     returns: None;

@@ -78,10 +78,11 @@ async function firstClient(
 function wordsAtExit(child: ChildProcess): Promise<string> {
   const { promise, resolve } = Promise.withResolvers<string>();
   let words = "";
-  child.stderr!.setEncoding("utf8").on("data", (text: string) => {
+  child.on("error", (error) => resolve(error.message));
+  // Null where no more files can be opened: then it was not started.
+  child.stderr?.setEncoding("utf8").on("data", (text: string) => {
     words = (words + text).slice(-WORDS_CHARACTERS);
   });
-  child.on("error", (error) => resolve(error.message));
   child.on("close", (code, signal) => resolve(words.trim() || `it ended (${signal ?? code})`));
   return promise;
 }

@@ -2,6 +2,7 @@ import type { FuzzTarget } from "./target.ts";
 import { BODY_TARGETS } from "./targets/bodies.ts";
 import { PACKING_TARGETS } from "./targets/packing.ts";
 import { QEMU_TARGETS } from "./targets/qemu.ts";
+import { RECORD_TARGETS } from "./targets/records.ts";
 import { STORE_TARGETS } from "./targets/store.ts";
 import { STREAM_TARGETS } from "./targets/stream.ts";
 import { TEXT_TARGETS } from "./targets/texts.ts";
@@ -15,6 +16,7 @@ export const TARGETS: readonly FuzzTarget[] = [
   ...STREAM_TARGETS,
   ...QEMU_TARGETS,
   ...STORE_TARGETS,
+  ...RECORD_TARGETS,
   ...TEXT_TARGETS,
 ];
 

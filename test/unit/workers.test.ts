@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { zstdCompressSync } from "node:zlib";
+import { buffer } from "node:stream/consumers";
+import { constants, createZstdCompress, zstdCompressSync } from "node:zlib";
 import fc from "fast-check";
 import { compressSync } from "lz4-napi";
 import { describe, expect, onTestFinished, test } from "vitest";
@@ -80,6 +81,24 @@ describe.each([0, 2])("with %i threads", (threads) => {
       expect(slot.output.subarray(text.length + 1, text.length + 100).every((byte) => byte === 0)).toBe(true);
     }
   });
+});
+
+test("a zstd frame that asks for much memory to look back in does not unpack", async () => {
+  const bench = await workbench(0);
+  const slot = bench.take()!;
+  const zstd: Packing = { codec: "zstd", level: 1 };
+  const frame = async (windowLog: number) => {
+    // Of a length that is not known ahead, so that the frame says how far it looks back.
+    const params = { [constants.ZSTD_c_windowLog]: windowLog, [constants.ZSTD_c_contentSizeFlag]: 0 };
+    const stream = createZstdCompress({ params });
+    stream.write("once");
+    await new Promise<void>((resolve) => stream.flush(resolve));
+    stream.end("more");
+    return buffer(stream);
+  };
+  expect(await unpack(bench, slot, await frame(21), zstd, 8)).toBe(8);
+  expect(await unpack(bench, slot, await frame(22), zstd, 8)).toBe(0);
+  expect(await unpack(bench, slot, await frame(27), zstd, 8)).toBe(0);
 });
 
 test("slots are as many as there are, and come back", async () => {

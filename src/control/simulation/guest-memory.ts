@@ -19,6 +19,7 @@ export class GuestMemory {
   readonly totalPages: number;
   readonly #classes: ClassState[];
   readonly #stretches: readonly Stretch[];
+  readonly #rawBytesPerPage: number;
   #waiting: number;
   /** Place in the stretches during the bulk round; past their end in all later ones. */
   #stretch = 0;
@@ -27,7 +28,8 @@ export class GuestMemory {
   /** Of most of the pages that wait. */
   #form: Form = "literal";
 
-  constructor({ memoryBytes, stretches, classes }: Workload) {
+  constructor({ memoryBytes, stretches, classes, rawBytesPerPage = RAW_BYTES_PER_PAGE }: Workload) {
+    this.#rawBytesPerPage = rawBytesPerPage;
     this.totalPages = memoryBytes / PAGE_BYTES;
     this.#stretches = stretches;
     this.#stretchLeft = stretches[0]!.pages;
@@ -56,7 +58,7 @@ export class GuestMemory {
     const stretch = this.#stretches[this.#stretch];
     if (stretch !== undefined) return { ...stretch, pages: Math.min(this.#stretchLeft, this.#waiting) };
     const wireBytesPerPage = this.#wireBytesPerPage;
-    return { form: this.#form, pages: this.#waiting, wireBytesPerPage, rawBytesPerPage: RAW_BYTES_PER_PAGE };
+    return { form: this.#form, pages: this.#waiting, wireBytesPerPage, rawBytesPerPage: this.#rawBytesPerPage };
   }
 
   /** The guest runs for `ms` with its writes multiplied by `activity`. */

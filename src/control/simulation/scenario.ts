@@ -31,6 +31,8 @@ export interface Workload {
   stretches: readonly Stretch[];
   /** Pages that are written; the rest of the memory is not. */
   classes: readonly PageClass[];
+  /** Of a page that is sent again, in QEMU's stream; 4104 unless given. More stands for ends that take their time over it. */
+  rawBytesPerPage?: number;
   /** Multiplies the writes. */
   activity: Steps;
 }

@@ -78,7 +78,7 @@ export function bursts(low: number, high: number, quietMs: number, burstMs: numb
 }
 
 /** Numbers in [0, 1) that look random (mulberry32). */
-function randomOf(seed: number): () => number {
+export function randomOf(seed: number): () => number {
   let state = seed | 0;
   return () => {
     state = (state + 0x6d2b79f5) | 0;

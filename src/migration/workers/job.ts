@@ -28,6 +28,9 @@ export const READY = "ready";
 /** zlib hands out what it has made in pieces of this size: larger than the whole, it is one. */
 const SPARE_BYTES = 1024;
 
+/** A frame may ask for memory to look back in, up to 128 MiB by zstd's default: 2 MiB are more than the longest body. */
+const MAX_WINDOW_LOG = 21;
+
 /** For packing `bytes` bytes at once: of a known size zstd takes as little memory as that needs. */
 export function zstdOptions(bytes: number, level: number): ZstdOptions {
   const params = { [constants.ZSTD_c_compressionLevel]: level };
@@ -53,7 +56,8 @@ function unpack(kernels: PageKernels, memory: Uint8Array, job: BodyJob): number 
   if (codec === "lz4") return Math.max(0, kernels.decompressLz4(from, bytes, to, capacity));
   try {
     const packed = memory.subarray(from, from + bytes);
-    const body = zstdDecompressSync(packed, { chunkSize: capacity + SPARE_BYTES, maxOutputLength: capacity });
+    const params = { [constants.ZSTD_d_windowLogMax]: MAX_WINDOW_LOG };
+    const body = zstdDecompressSync(packed, { chunkSize: capacity + SPARE_BYTES, maxOutputLength: capacity, params });
     return put(body, memory, to, capacity);
   } catch {
     return 0; // cut off, no zstd, or more than it was said to be

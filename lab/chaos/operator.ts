@@ -1,0 +1,158 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { Vm } from "../vm.ts";
+import { SETTLED_MS, type Trial } from "./trial.ts";
+
+/** Where the VM ended up, and what it took. */
+export interface Outcome {
+  readonly runs: "destination" | "source" | "nowhere";
+  /** "resolve": a person had to ask for it; "vouched": and to vouch for what the tool could not know. */
+  readonly by: "itself" | "a restart" | "resolve" | "vouched";
+}
+
+type Look = "running" | "stopped" | "gone";
+
+const LOOK_MS = 100;
+/** A VM that runs is left to its programs for so long, to say what they have to say. */
+const LAST_WORDS_MS = 4_000;
+
+/**
+ * Does what an operator would: waits, starts again what was killed, asks `godwit resolve`, and does what that says.
+ *
+ * @throws Error when a copy is there and can't be made to run
+ */
+export async function operate(trial: Trial): Promise<Outcome> {
+  const { plan, log } = trial;
+  await trial.strike();
+  const { fault } = plan;
+  let by: Outcome["by"] = "itself";
+  if (fault.kind === "kill" && (fault.part === "send" || fault.part === "receive")) {
+    await trial.program(fault.part)!.exited;
+    await delay(plan.restartMs);
+    trial.startProgram(fault.part);
+    by = "a restart";
+  }
+  await settled(trial);
+  let runs = await whereItRuns(trial);
+  if (runs === "nowhere") {
+    by = (await resolved(trial)) ?? by;
+    runs = await whereItRuns(trial);
+  }
+  log.say(`it runs: ${runs}, by ${by}`);
+  const runner = runs === "nowhere" ? undefined : trial[runs];
+  if (runner === undefined) assertLost(trial, await looks(trial));
+  else await trial.judge(runner);
+  return { runs, by };
+}
+
+interface Looks {
+  readonly source: Look;
+  readonly destination: Look;
+}
+
+async function looks({ source, destination }: Trial): Promise<Looks> {
+  const [at, to] = await Promise.all([look(source), look(destination)]);
+  return { source: at, destination: to };
+}
+
+async function look(vm: Vm): Promise<Look> {
+  const gone = vm.exited.then(() => "gone" as const);
+  const answer = vm.qmp.execute("query-status").then(
+    ({ running }) => (running ? "running" : "stopped"),
+    () => gone,
+  );
+  return Promise.race([answer, gone]);
+}
+
+async function whereItRuns(trial: Trial): Promise<Outcome["runs"]> {
+  const { source, destination } = await looks(trial);
+  if (destination === "running") return "destination";
+  return source === "running" ? "source" : "nowhere";
+}
+
+/** Waits until the programs have ended, or nothing more is to come of them. */
+async function settled(trial: Trial): Promise<void> {
+  const deadlineMs = performance.now() + SETTLED_MS;
+  let lastWordsMs = Number.POSITIVE_INFINITY;
+  while (performance.now() < Math.min(deadlineMs, lastWordsMs)) {
+    const hasEnded = (name: "send" | "receive") => Promise.race([trial.program(name)?.exited, false]);
+    const [send, receive] = await Promise.all([hasEnded("send"), hasEnded("receive")]);
+    if (send !== false && receive !== false) return;
+    // Each of them may wait for the other, or for another VM, for longer than there is anything to see.
+    const isOver = (send !== false || receive !== false) && (await whereItRuns(trial)) !== "nowhere";
+    if (!isOver) lastWordsMs = Number.POSITIVE_INFINITY;
+    else if (lastWordsMs === Number.POSITIVE_INFINITY) lastWordsMs = performance.now() + LAST_WORDS_MS;
+    await delay(LOOK_MS);
+  }
+  if (performance.now() >= deadlineMs) trial.log.say("not settled in time");
+}
+
+/** What `godwit resolve --json` offers (docs/commands.md), as far as it is needed here. */
+interface Advice {
+  readonly can: readonly { readonly action: string; readonly needsIKnow: boolean }[];
+}
+
+interface Offer {
+  readonly at: "source" | "destination";
+  readonly id: string;
+  readonly action: string;
+  readonly needsIKnow: boolean;
+}
+
+const ATTEMPTS = 4;
+
+/** None runs: asks what can be done, and does it. Returns how it was done; undefined if nothing could be. */
+async function resolved(trial: Trial): Promise<Outcome["by"] | undefined> {
+  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+    const { source, destination } = await looks(trial);
+    trial.log.say(`none runs; the source QEMU is ${source}, the destination QEMU ${destination}`);
+    const offers = [...(await offersOf(trial, "source")), ...(await offersOf(trial, "destination"))];
+    const safe = offers.find(({ needsIKnow }) => !needsIKnow);
+    // A person vouches for what he sees: the other QEMU does not run the guest, and never did.
+    const hasSeen = ({ at }: Offer) =>
+      at === "source" ? !trial.watch.hasRun(trial.destination) : source !== "running";
+    const offer = safe ?? offers.find(hasSeen);
+    if (offer === undefined) return undefined;
+    const program = /^restart-(send|receive)$/.exec(offer.action)?.[1] as "send" | "receive" | undefined;
+    if (program !== undefined) {
+      trial.startProgram(program);
+      await settled(trial);
+    } else {
+      const vouching = offer.needsIKnow ? ["--i-know"] : [];
+      await trial.run(offer.at, [
+        "resolve",
+        offer.id,
+        `--${offer.action}`,
+        ...vouching,
+        "--qmp",
+        trial[offer.at].qmpPath,
+      ]);
+    }
+    if ((await whereItRuns(trial)) === "nowhere") continue;
+    if (program !== undefined) return "a restart";
+    return offer.needsIKnow ? "vouched" : "resolve";
+  }
+  return undefined;
+}
+
+/** What can be done at an end, as its own `godwit resolve` says. */
+async function offersOf(trial: Trial, at: "source" | "destination"): Promise<Offer[]> {
+  if ((await looks(trial))[at] === "gone") return [];
+  const { stdout } = await trial.run(at, ["status", "--json"]);
+  const sessions = JSON.parse(stdout) as { readonly id: string }[];
+  const offers: Offer[] = [];
+  for (const { id } of sessions) {
+    const answer = await trial.run(at, ["resolve", id, "--json", "--qmp", trial[at].qmpPath]);
+    const { can } = JSON.parse(answer.stdout) as Advice;
+    const isDone = (action: string) => action === "none" || action === "wait";
+    offers.push(...can.filter(({ action }) => !isDone(action)).map((one) => ({ at, id, ...one })));
+  }
+  return offers;
+}
+
+/** Nothing can run only where the QEMU that had the VM was killed, and the other had no whole copy of it. */
+function assertLost({ plan: { fault }, watch, destination }: Trial, { source: at, destination: to }: Looks): void {
+  const isKilled = (part: string) => fault.kind === "kill" && fault.part === part;
+  if (isKilled("source QEMU") && at === "gone" && to === "gone") return;
+  if (isKilled("destination QEMU") && to === "gone" && watch.hasRun(destination)) return;
+  throw new Error(`none runs, and none can be made to: the source QEMU is ${at}, the destination QEMU ${to}`);
+}

@@ -1,0 +1,173 @@
+/** Scenarios that are all like what was measured of a VM and a link, and differ by as much as that is uncertain. */
+
+import type { DowntimeModel, Estimate } from "../downtime.ts";
+import { PAGE_BYTES } from "../samples.ts";
+import { QEMU_BYTES_PER_SECOND } from "../simulation/engine.ts";
+import { RAW_BYTES_PER_PAGE } from "../simulation/guest-memory.ts";
+import type { Scenario, Stretch } from "../simulation/scenario.ts";
+import { constant } from "../simulation/steps.ts";
+import { classesOf, type DirtyWindow, fitParts, unsteadiness } from "./dirty-curve.ts";
+import type { Findings } from "./findings.ts";
+import { changedBytesOf, type MemoryShares, PACKINGS, type Packing, redrawn, sharesOf } from "./page-costs.ts";
+
+/** How many times the longest window the working set may go on growing: no window tells. */
+const GROWTH = [1, 3, 10, 30];
+/** Of the pages that are not zero those that may stand on a disk that is not indexed: up to 74 % were seen to. */
+const MOST_ON_DISK = 0.75;
+const DISK_BYTES_PER_PAGE = 6;
+const ZERO_BYTES_PER_PAGE = 0.05;
+/** A zero page in QEMU's stream (migration/ram.c, save_zero_page_to_file). */
+const RAW_BYTES_PER_ZERO_PAGE = 9;
+/** From the start of the command to QEMU's first byte: connecting, opening disks, agreeing with the destination. */
+const START_MS: Estimate = { expected: 400, low: 200, high: 900 };
+/** What the simulation leaves out shows as so much of the time, and of the residual (docs/control-loop.md). */
+const PACE_DEVIATION = 0.04;
+/**
+ * The ends' pace with one thread that packs and the most with more of them, on a machine on which zstd 1 packs REFERENCE_ZSTD a second; where
+ * guests and both ends share two cores, a quarter of it was seen (docs/benchmarks.md: the sender, the receiver, real migrations).
+ */
+const ENDS_OF_THREAD = 300e6;
+const MOST_OF_ENDS = 700e6;
+const REFERENCE_ZSTD = 370e6;
+const ENDS_LOW = 0.25;
+const ENDS_HIGH = 1.6;
+const NORMAL_95 = 1.645;
+/** As long as the simulation's standard set. */
+const HORIZON_MS = 900_000;
+const HORIZON_ROUNDS = 12;
+
+export interface Draw {
+  readonly scenario: Scenario;
+  /** Before the migration's first byte. */
+  readonly startMs: number;
+  /** About how long the bulk round takes. */
+  readonly bulkMs: number;
+}
+
+/** @param random a number from 0 on and below 1 */
+export function scenarioDrawer(findings: Findings, downtime: DowntimeModel, random: () => number): () => Draw {
+  const { windows, memoryBytes, sample } = findings;
+  const memoryPages = memoryBytes / PAGE_BYTES;
+  const longestMs = Math.max(1000, ...windows.map(({ windowMs }) => windowMs));
+  const fitted = fitParts(windows, memoryPages, longestMs * GROWTH[1]!);
+  const doubt = unsteadiness(windows, fitted);
+  return () => {
+    const growth = GROWTH[Math.floor(random() * GROWTH.length)]!;
+    const noise = (window: DirtyWindow) => Math.max(0, window.pages + normal(random) * window.deviationPages * doubt);
+    const perturbed = windows.map((window) => ({ ...window, pages: noise(window) }));
+    const clusters = redrawn(sample.clusters, random);
+    const shares = withDisks(sharesOf(clusters), findings.disks, random);
+    const pace = 1 + PACE_DEVIATION * normal(random);
+    const goodput = Math.max(1000, drawn(findings.goodputBytesPerSecond, random) * pace);
+    const roundTripMs = drawn(findings.roundTripMs, random);
+    const ends = drawn(endsOf(findings), random);
+    const cost = (bytesPerPage: (packing: Packing) => number) => cheapest(bytesPerPage, goodput, ends, findings);
+    const whole = cost((packing) => shares.restBytesPerPage[packing]);
+    const changed = cost((packing) => changedBytesOf(sample, shares, packing));
+    const fixedMs = drawn(downtime.fixedMs(goodput, roundTripMs), random);
+    const stretches = stretchesOf(shares, memoryPages, whole);
+    const bulkMs = stretches.reduce((sum, stretch) => sum + msOf(stretch, goodput), 0);
+    const scenario: Scenario = {
+      name: "plan",
+      workload: {
+        name: "plan",
+        memoryBytes,
+        stretches,
+        classes: classesOf(fitParts(perturbed, memoryPages, longestMs * growth), changed.wireBytesPerPage),
+        rawBytesPerPage: changed.rawBytesPerPage,
+        activity: constant(1),
+      },
+      link: constant(goodput),
+      roundTripMs,
+      // All parts of the downtime but the pages are in one.
+      deviceBytes: 0,
+      deviceMs: 0,
+      transferMs: 0,
+      loadMs: fixedMs,
+      handoffMs: 0,
+      resumeMs: 0,
+      hasSwitchoverBandwidth: findings.hasSwitchoverBandwidth,
+      horizonMs: HORIZON_MS + HORIZON_ROUNDS * bulkMs,
+      hindsightMs: 0,
+    };
+    return { scenario, startMs: drawn(START_MS, random), bulkMs };
+  };
+}
+
+function withDisks(shares: MemoryShares, disks: Findings["disks"], random: () => number): MemoryShares {
+  if (disks !== "unknown") return shares;
+  const moved = shares.rest * MOST_ON_DISK * random();
+  return {
+    ...shares,
+    disk: shares.disk + moved,
+    rest: shares.rest - moved,
+    diskBytesPerPage: DISK_BYTES_PER_PAGE,
+  };
+}
+
+/** By form, as if they stood one after the other. */
+function stretchesOf(shares: MemoryShares, memoryPages: number, whole: PageCost): Stretch[] {
+  const { rawBytesPerPage } = whole;
+  const zero = { wireBytesPerPage: ZERO_BYTES_PER_PAGE, rawBytesPerPage: RAW_BYTES_PER_ZERO_PAGE };
+  const stretches: Stretch[] = [
+    { form: "zero", pages: shares.zero * memoryPages, ...zero },
+    { form: "literal", pages: shares.rest * memoryPages, ...whole },
+    { form: "disk", pages: shares.disk * memoryPages, wireBytesPerPage: shares.diskBytesPerPage, rawBytesPerPage },
+  ];
+  return stretches.filter(({ pages }) => pages > 0);
+}
+
+/** About how long a stretch takes: by the link, or by QEMU. */
+function msOf({ pages, wireBytesPerPage, rawBytesPerPage }: Stretch, goodputBytesPerSecond: number): number {
+  const seconds = Math.max(wireBytesPerPage / goodputBytesPerSecond, rawBytesPerPage / QEMU_BYTES_PER_SECOND);
+  return pages * seconds * 1000;
+}
+
+interface PageCost {
+  readonly wireBytesPerPage: number;
+  /** In QEMU's stream, or as if: so many that QEMU's speed becomes that of what is slower than QEMU. */
+  readonly rawBytesPerPage: number;
+}
+
+/** What a page costs with the packing that moves the most pages. */
+function cheapest(
+  bytesPerPage: (packing: Packing) => number,
+  goodputBytesPerSecond: number,
+  endsBytesPerSecond: number,
+  { sample, threads }: Findings,
+): PageCost {
+  let best: PageCost | undefined;
+  let bestPace = 0;
+  for (const packing of PACKINGS) {
+    const packed = packing === "none" ? Number.POSITIVE_INFINITY : sample.packBytesPerSecond[packing];
+    const bytesPerSecond = Math.min(packed * Math.max(1, threads), endsBytesPerSecond);
+    const wireBytesPerPage = Math.max(1, bytesPerPage(packing));
+    const pace = Math.min(goodputBytesPerSecond / wireBytesPerPage, bytesPerSecond / PAGE_BYTES);
+    if (best !== undefined && pace <= bestPace) continue;
+    bestPace = pace;
+    const slowed = (QEMU_BYTES_PER_SECOND / bytesPerSecond) * PAGE_BYTES;
+    best = { wireBytesPerPage, rawBytesPerPage: Math.max(RAW_BYTES_PER_PAGE, slowed) };
+  }
+  return best!;
+}
+
+/**
+ * Guest memory that the two ends deal with in a second, CPU and all: as much as one core and those that pack beside it were seen to, on a
+ * host that packs as fast as this one.
+ */
+function endsOf({ sample, threads }: Findings): Estimate {
+  const speed = sample.packBytesPerSecond.zstd / REFERENCE_ZSTD;
+  const expected = Math.min(ENDS_OF_THREAD * Math.max(1, threads), MOST_OF_ENDS) * Math.min(2, speed);
+  return { expected, low: expected * ENDS_LOW, high: expected * ENDS_HIGH };
+}
+
+/** One that is as likely as the estimate says: a normal one with another deviation at either side. */
+function drawn({ expected, low, high }: Estimate, random: () => number): number {
+  const z = normal(random) / NORMAL_95;
+  return Math.max(low / 2, expected + z * (z > 0 ? high - expected : expected - low));
+}
+
+/** Box and Muller's. */
+function normal(random: () => number): number {
+  return Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+}
