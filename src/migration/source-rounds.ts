@@ -259,7 +259,7 @@ export class SourceRounds {
   }
 
   #syncTo(pass: number, atMs: number): void {
-    if (this.#sampler.onSync(pass, atMs)) this.#meter.onSync();
+    if (this.#sampler.onSync(pass, atMs, this.#nowMs)) this.#meter.onSync();
   }
 
   #report(progress: MigrationProgress, nowMs: number): void {
