@@ -52,7 +52,7 @@ const OTHER_LINK = 1.3;
 const VALLEY_MS = 4 * ITERATION_MS;
 const VALLEY_SHARE = 0.7;
 
-/** So many whole rounds in a row that left more than the one before, each by no more than this, are of a load that grows. */
+/** So many whole rounds in a row that left more than the one before, each by no more than this, are of a load that grows; twice as many where the model missed. */
 const GROWING_ROUNDS = 4;
 const GROWING_SHARE = 1.3;
 
@@ -87,10 +87,14 @@ export class Settling {
   #isQuiet = false;
   #isSteady = false;
   #isNarrowingUseless = false;
+  /** The link's lost time when the last round ended. */
+  #slowMs: number;
   /** The least that a whole round left. */
   #leastWholePages: number;
   #growingRounds = 0;
   #isGrowing = false;
+  /** A round left much less than the one before: there are valleys. */
+  #hasFallen = false;
 
   constructor(model: WorkingSetModel, link: LinkMeter, round: RoundSample, pages: number) {
     this.#model = model;
@@ -98,6 +102,7 @@ export class Settling {
     this.#sinceMs = round.atMs;
     this.#stillMs = link.stillMs;
     this.#pagesPerMs = link.pagesPerMs;
+    this.#slowMs = link.slowMs;
     this.#leastWholePages = pages;
     this.#residuals.add(round.atMs, pages);
     this.#plan(1 - round.throttlePercent / 100);
@@ -129,10 +134,14 @@ export class Settling {
   /** A further round has ended, with `pages` left; `isWhole`: the model knows it. */
   onRound(round: RoundSample, pages: number, isWhole: boolean): void {
     if (isWhole) this.#leastWholePages = Math.min(this.#leastWholePages, pages);
-    else this.#isNarrowingUseless ||= this.#isSteady && pages > USELESS_SHARE * this.#leastWholePages;
+    else if (this.#link.slowMs === this.#slowMs) {
+      this.#isNarrowingUseless ||= this.#isSteady && pages > USELESS_SHARE * this.#leastWholePages;
+    }
+    this.#slowMs = this.#link.slowMs;
     const growth = pages / this.#residuals.last;
     if (isWhole) this.#growingRounds = growth > 1 + WORTH && growth < GROWING_SHARE ? this.#growingRounds + 1 : 0;
-    if (this.#growingRounds === GROWING_ROUNDS && !this.#wasUnsteady) {
+    this.#hasFallen ||= growth < 1 / GROWING_SHARE;
+    if (this.#growingRounds === GROWING_ROUNDS * (this.#wasUnsteady ? 2 : 1) && !this.#hasFallen) {
       // What was left before does not come again, nor will there be a better moment.
       this.#isGrowing = true;
       this.#residuals.clear();
@@ -150,7 +159,7 @@ export class Settling {
     const waitedMs = this.#waitedMs(atMs);
     const low = Math.max(floorPages, LOOK_ACCEPTS * this.#residuals.mean);
     const lowest = { pages: low, waitMs: 0 };
-    if (waitedMs < this.#lookMs && !(this.#isGrowing && !this.#wasUnsteady)) {
+    if (waitedMs < this.#lookMs && !(this.#isGrowing && !this.#hasFallen)) {
       this.#lookedMs = undefined;
       return { pages: low, why: "looking", untilMs: atMs + this.#lookMs - waitedMs, level: lowest };
     }
