@@ -1,8 +1,11 @@
 /** The policies over the standard set of simulated migrations, and how fast those are simulated. */
 import { overviewLines } from "../src/cli/replay-table.ts";
+import { AdaptivePolicy } from "../src/control/adaptive.ts";
 import { POLICIES } from "../src/control/policies/all.ts";
-import { guestLossMs, type Score, score } from "../src/control/simulation/compare.ts";
+import { guestLossMs, isWithin, lastPrediction, type Score, score } from "../src/control/simulation/compare.ts";
+import { simulate } from "../src/control/simulation/engine.ts";
 import { bestMoment } from "../src/control/simulation/hindsight.ts";
+import { NoisySamples, withUsualParts } from "../src/control/simulation/noise.ts";
 import { type StandardCase, standardSet } from "../src/control/simulation/standard-set.ts";
 import { median } from "./support.ts";
 
@@ -28,6 +31,7 @@ export function bench(): string {
     "",
     againstBest("the standard set", scores),
     againstBest("other sizes", scoresOf(standardSet(OTHER_SIZES, { gib: 24, gbit: 3 }))),
+    ...predictionLines(set),
     `${runs.toLocaleString("en")} migrations simulated in ${seconds.toFixed(1)} s of CPU time`,
   ].join("\n");
 }
@@ -49,6 +53,28 @@ function againstBest(name: string, scores: readonly (readonly Score[])[]): strin
   const worse = shares.filter((share) => share > 1.05).length;
   const [middle, most] = [median(shares).toFixed(2), Math.max(...shares).toFixed(2)];
   return `${name}: adaptive / the best of the others on each workload: median ${middle}, at worst ${most}; above 1.05 on ${worse} of ${shares.length}`;
+}
+
+/** Predicted beside simulated downtimes, of samples as they are in reality: late, and measured with errors. */
+function predictionLines(set: readonly StandardCase[]): string[] {
+  const scenarios = set.flatMap((one) => one.scenarios).map((scenario, seed) => withUsualParts(scenario, seed));
+  return [false, true].map((isNoisy) => {
+    const results = scenarios.map((scenario, seed) => {
+      const policy = new AdaptivePolicy();
+      const run = simulate(scenario, isNoisy ? new NoisySamples(policy, seed) : policy);
+      const [predicted, downtimeMs] = [lastPrediction(run)!, run.downtimeMs!];
+      const offMs = Math.abs(predicted.expected - downtimeMs);
+      return {
+        isIn: isWithin(downtimeMs, predicted),
+        share: offMs / downtimeMs,
+        isGood: offMs <= Math.max(50, 0.12 * downtimeMs),
+      };
+    });
+    const percent = (count: number) => `${((100 * count) / results.length).toFixed(0)} %`;
+    const [inside, good] = [results.filter(({ isIn }) => isIn), results.filter(({ isGood }) => isGood)];
+    const what = isNoisy ? "noisy samples" : "exact samples";
+    return `predicted downtimes, ${what}: ${percent(good.length)} within 12 % or 50 ms, ${percent(inside.length)} within their interval, of ${results.length}`;
+  });
 }
 
 if (import.meta.main) console.log(bench());

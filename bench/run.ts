@@ -8,6 +8,7 @@ const BENCHES: Readonly<Record<string, () => Promise<{ bench: () => string | Pro
   receiver: () => import("./receiver.ts"),
   codec: () => import("./codec.ts"),
   replay: () => import("./replay.ts"),
+  plan: () => import("./plan.ts"),
   index: () => import("./index.ts"),
   checkpoint: () => import("./checkpoint.ts"),
   blackout: () => import("./blackout.ts"),
