@@ -75,7 +75,7 @@ export async function fuzz(target: FuzzTarget, { bytes, seed, onInput = () => {}
     await feed(make(seeds, random));
   }
   const growthBytes = warmBytes === 0 ? 0 : residentBytes() - warmBytes;
-  if (growthBytes > MAX_GROWTH_BYTES) {
+  if (growthBytes > MAX_GROWTH_BYTES + figures.inputs * (target.leakBytes ?? 0)) {
     throw new FuzzFailure(
       target.name,
       new Uint8Array(0),
