@@ -23,6 +23,8 @@ export interface DestinationHandOffParts {
   /** Absent where nothing is kept on this host. */
   readonly journal: Journal | undefined;
   readonly vm: Pick<DestinationVm, "run" | "giveUp">;
+  /** LOADED was said by an earlier process. */
+  readonly hasSaidLoaded?: boolean;
   /** Bytes that the destination QEMU has taken. */
   readonly rawBytes: () => number;
   readonly onEvent: EventListener;
@@ -52,13 +54,14 @@ export class DestinationHandOff {
   #whereabouts = "";
   #loadMs: number | null = null;
   #resumeMs: number | null = null;
-  #hasSaidLoaded = false;
+  #hasSaidLoaded: boolean;
 
   constructor(
     parts: DestinationHandOffParts,
     begin: Step<DestinationState, DestinationAction> = { state: DESTINATION_START, actions: [] },
   ) {
     this.#parts = parts;
+    this.#hasSaidLoaded = parts.hasSaidLoaded ?? false;
     this.#generation = parts.link.generation;
     this.ended = this.#outcome.promise;
     this.#runner = new Runner<DestinationState, Told, DestinationAction>(

@@ -164,7 +164,7 @@ export class Session {
     try {
       await this.#greet();
       await this.#failure.or(this.#firstData.promise);
-      status = this.#settle(await this.#take());
+      status = settledStatus(await this.#take(), this.#options.onEvent);
     } catch (error) {
       status = this.#refuse(error);
     } finally {
@@ -337,15 +337,6 @@ export class Session {
     setTimeout(() => this.#handOff?.failed(error), waitMs);
   }
 
-  #settle({ end, reason, whereabouts }: DestinationOutcome): Status {
-    if (end === "completed") return "completed";
-    const isCancelled = reason instanceof Cancelled && end === "aborted";
-    if (isCancelled) this.#options.onEvent({ event: "cancelled", vm: whereabouts });
-    else this.#report(reason, whereabouts);
-    if (end === "in-doubt") return "in-doubt";
-    return isCancelled ? "cancelled" : "failed";
-  }
-
   /** Our QEMU was not touched: the sender is told, and we listen on. */
   #refuse(error: unknown): Status {
     const here = "no VM was taken, the destination QEMU waits as before";
@@ -399,6 +390,15 @@ export class Session {
       resumeMs: this.#handOff?.resumeMs ?? null,
     };
   }
+}
+
+/** Says how a session has ended that had begun, and what that is called. */
+export function settledStatus({ end, reason, whereabouts }: DestinationOutcome, onEvent: EventListener): Status {
+  if (end === "completed") return "completed";
+  const isCancelled = reason instanceof Cancelled && end === "aborted";
+  onEvent(isCancelled ? { event: "cancelled", vm: whereabouts } : errorEvent(reason, whereabouts, "destination"));
+  if (end === "in-doubt") return "in-doubt";
+  return isCancelled ? "cancelled" : "failed";
 }
 
 /** The error of a session whose QEMU has ended. */
