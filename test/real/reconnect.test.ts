@@ -3,9 +3,10 @@ import { expect, test } from "vitest";
 import { startFaultyLink } from "../../lab/faulty-link.ts";
 import { startMigration } from "../../lab/godwit.ts";
 import type { LinkFault } from "../../lab/link-faults.ts";
-import { startPair } from "../../lab/pair.ts";
+
 import { startTap } from "../../lab/tap.ts";
 import { cleanWalks } from "../../lab/walks.ts";
+import { startPair } from "./support/pair.ts";
 
 const load = { mib: 64, pagesPerSecond: 2000, pattern: "word" } as const;
 
