@@ -2,13 +2,16 @@ import { Command, Option } from "commander";
 import { GodwitError } from "../errors.ts";
 import { resolveSession } from "../migration/resolve/resolve.ts";
 import { stateDirOf } from "../store/state-dir.ts";
+import { type Address, parseAddress } from "../wire/address.ts";
 import { complain } from "./complain.ts";
 import { EXIT } from "./exit-codes.ts";
 import { jsonDocumentOption, stateDirOption } from "./options.ts";
 import { openOutputs } from "./output.ts";
+import { addSecurityOptions, type SecurityOptions, securityOf } from "./security-options.ts";
 import { resolutionLines } from "./session-lines.ts";
 
-interface ResolveOptions {
+interface ResolveOptions extends SecurityOptions {
+  to?: Address;
   resumeSource?: true;
   runDestination?: true;
   iKnow?: true;
@@ -16,6 +19,9 @@ interface ResolveOptions {
   stateDir?: string;
   json?: true;
 }
+
+/** For how long the destination is tried to be reached. */
+const ASK_MS = 10_000;
 
 const HELP = `
 ID is what \`godwit status\` shows, or its first digits; ID.source or ID.destination where both ends are on this host. Without an
@@ -28,26 +34,40 @@ Exit codes:
 
 Examples:
   godwit resolve 3fa94c01
-  godwit resolve 3fa94c01 --resume-source
+  godwit resolve 3fa94c01 --resume-source --psk-file vm.key     # asks the destination
   godwit resolve 3fa94c01 --run-destination --i-know --qmp /run/vm/qmp.sock`;
 
 export function resolveCommand(): Command {
-  return new Command("resolve")
+  const command = new Command("resolve")
     .description("say who owns the VM of a migration that has not ended, and settle it")
     .argument("<id>", "the session")
     .addOption(new Option("--resume-source", "let the guest go on here, at the source").conflicts("runDestination"))
     .addOption(new Option("--run-destination", "let the guest run here, at the destination"))
     .option("--i-know", "vouch for what can't be known from here")
     .option("--qmp <path>", "QMP socket of this end's QEMU (default: where it was)")
+    .addOption(
+      new Option("--to <address[:port]>", "where the destination listens (default: where it did)").argParser(
+        parseAddress,
+      ),
+    );
+  return addSecurityOptions(command, "source")
     .addOption(stateDirOption())
     .addOption(jsonDocumentOption())
     .addHelpText("after", HELP)
     .action(resolve);
 }
 
+/** How to ask the destination, if it may be asked. @throws what securityOf throws */
+async function askOf(options: ResolveOptions) {
+  if (!(options.pskFile ?? options.tlsDir ?? options.insecureNoTls)) return undefined;
+  const security = await securityOf(options, "source");
+  return { security, reconnectForMs: ASK_MS, ...(options.to && { to: options.to }) };
+}
+
 async function resolve(id: string, options: ResolveOptions): Promise<void> {
   const { stdout, stderr } = openOutputs();
   const action = options.resumeSource ? "resume-source" : options.runDestination ? "run-destination" : null;
+  const ask = await askOf(options);
   try {
     const resolution = await resolveSession({
       stateDir: stateDirOf(options.stateDir),
@@ -55,6 +75,7 @@ async function resolve(id: string, options: ResolveOptions): Promise<void> {
       action,
       iKnow: options.iKnow ?? false,
       qmpPath: options.qmp,
+      ask,
       warn: (message) => stderr.write(`godwit: ${message}\n`),
     });
     stdout.write(options.json ? `${JSON.stringify(resolution)}\n` : `${resolutionLines(resolution).join("\n")}\n`);

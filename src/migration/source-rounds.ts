@@ -14,7 +14,7 @@ import { momentOf } from "./downtime.ts";
 import { earlierMigrations } from "./earlier.ts";
 import type { EventListener, SourceSummary } from "./events.ts";
 import { PROGRAM } from "./greeting.ts";
-import { type Predicted, Predictions } from "./predictions.ts";
+import { NOTHING_PREDICTED, type Predicted, Predictions } from "./predictions.ts";
 import { ProgressMeter, pagesSent } from "./progress.ts";
 import { RoundSampler, type Sampled } from "./round-sampler.ts";
 import type { StreamSender } from "./sender.ts";
@@ -42,7 +42,7 @@ export interface ControlOptions {
 
 export interface RoundsParts {
   readonly qmp: QmpClient;
-  readonly vm: Pick<SourceVm, "hasSwitchoverBandwidth" | "start" | "setLimit" | "setThrottle">;
+  readonly vm: Pick<SourceVm, "guestRuns" | "hasSwitchoverBandwidth" | "start" | "setLimit" | "setThrottle">;
   readonly peer: Sampled["peer"];
   readonly sender: Sampled["sender"] & Pick<StreamSender, "rawBytes">;
   /** Those that `sender` notes. */
@@ -117,8 +117,9 @@ export class SourceRounds {
     return this.#meter.rounds;
   }
 
+  /** Nothing of a guest that does not run. */
   get predicted(): Predicted {
-    return this.#predictions.all;
+    return this.#parts.vm.guestRuns ? this.#predictions.all : NOTHING_PREDICTED;
   }
 
   /** What was sent from the last sync with the guest running on; null unless it was stopped. */
@@ -260,7 +261,7 @@ export class SourceRounds {
   }
 
   #syncTo(pass: number, atMs: number): void {
-    if (this.#sampler.onSync(pass, atMs)) this.#meter.onSync();
+    if (this.#sampler.onSync(pass, atMs, this.#nowMs)) this.#meter.onSync();
   }
 
   #report(progress: MigrationProgress, nowMs: number): void {

@@ -8,6 +8,7 @@ import { readFacts, type VmFacts } from "../qemu/facts.ts";
 import { QmpClient } from "../qemu/qmp.ts";
 import type { Journal } from "../store/journal.ts";
 import type { QemuSettings } from "../store/journal-format.ts";
+import { SessionStore } from "../store/session-store.ts";
 import { SentPages } from "../stream/sent-pages.ts";
 import { type Address, formatAddress } from "../wire/address.ts";
 import type { Message } from "../wire/messages.ts";
@@ -19,11 +20,13 @@ import { CpuMeter } from "./costs.ts";
 import { Downtime } from "./downtime.ts";
 import type { EventListener, KeptCheckpoint, SourceSummary, Status } from "./events.ts";
 import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
+import { putBackLeftSettings } from "./left-settings.ts";
 import { type LinkUp, RECONNECT_FOR_MS } from "./link.ts";
 import { listenOnce } from "./listen-once.ts";
 import { Cancelled, Failure, PeerRefused, withTimeout } from "./outcome.ts";
 import { StreamSender } from "./sender.ts";
 import { beginJournal } from "./session-journal.ts";
+import { settleLeft } from "./settle-source.ts";
 import { makeSocketFolder } from "./socket-folder.ts";
 import { SourceHandOff, type SourceOutcome } from "./source-hand-off.ts";
 import { SourceLink } from "./source-link.ts";
@@ -118,9 +121,14 @@ class SourceMigration {
     let status: Status;
     try {
       if (signal?.aborted) onAbort();
-      const welcome = await this.#check();
-      const outcome = await this.#migrate(welcome);
-      status = await this.#settle(outcome);
+      this.#qmp = await this.#failure.or(QmpClient.connect(this.#options.qmpPath));
+      const left = await this.#settleLeft(this.#qmp);
+      if (left !== undefined) status = left;
+      else {
+        const welcome = await this.#check(this.#qmp);
+        const outcome = await this.#migrate(welcome);
+        status = await this.#settle(outcome);
+      }
     } catch (error) {
       status = await this.#refuse(error);
     } finally {
@@ -157,14 +165,30 @@ class SourceMigration {
     else this.#handOff.cancelled(reason);
   }
 
+  /** What an earlier `send` of this VM has left. @returns how that has ended, where there is nothing here to be migrated any more */
+  async #settleLeft(qmp: QmpClient): Promise<Status | undefined> {
+    const { stateDir, security, to, reconnectForMs = RECONNECT_FOR_MS, signal, onEvent } = this.#options;
+    if (stateDir === undefined) return undefined;
+    const left = await settleLeft(qmp, { stateDir, security, to, reconnectForMs, signal, onEvent });
+    if (left !== null && left.end !== "aborted") {
+      const whereabouts = left.end === "completed" ? "the VM is at the destination" : left.whereabouts;
+      this.#warn(`an earlier migration of this VM was open; ${whereabouts}`);
+      if (left.end === "completed") this.#facts = await readFacts(qmp);
+      else this.#report(left.reason, whereabouts);
+      return left.end === "completed" ? "completed" : "in-doubt";
+    }
+    if (left !== null) this.#warn(`an earlier migration of this VM was open, and has ended; ${left.whereabouts}`);
+    await putBackLeftSettings(qmp, await SessionStore.open(stateDir), (message) => this.#warn(message));
+    return undefined;
+  }
+
   /** Everything that can be known before the guest is touched. */
-  async #check(): Promise<Welcome> {
-    this.#qmp = await this.#failure.or(QmpClient.connect(this.#options.qmpPath));
-    this.#vm = await this.#failure.or(SourceVm.open(this.#qmp));
-    this.#facts = await this.#failure.or(readFacts(this.#qmp));
-    this.#qmp.onEvent((event) => this.#onQmpEvent(event));
-    void this.#qmp.closed.then((error) => error && this.#onSourceGone(error));
-    await this.#failure.or(this.#offers.open(this.#qmp, this.#facts));
+  async #check(qmp: QmpClient): Promise<Welcome> {
+    this.#vm = await this.#failure.or(SourceVm.open(qmp));
+    this.#facts = await this.#failure.or(readFacts(qmp));
+    qmp.onEvent((event) => this.#onQmpEvent(event));
+    void qmp.closed.then((error) => error && this.#onSourceGone(error));
+    await this.#failure.or(this.#offers.open(qmp, this.#facts));
     const welcome = await this.#failure.or(this.#link.open());
     assertPageFormat(welcome.pageFormat, PAGE_FORMAT);
     const theirs = parseFacts(welcome.vm);

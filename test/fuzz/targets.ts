@@ -1,6 +1,7 @@
 import type { FuzzTarget } from "./target.ts";
 import { BODY_TARGETS } from "./targets/bodies.ts";
 import { PACKING_TARGETS } from "./targets/packing.ts";
+import { PEER_TARGETS } from "./targets/peers.ts";
 import { QEMU_TARGETS } from "./targets/qemu.ts";
 import { RECORD_TARGETS } from "./targets/records.ts";
 import { STORE_TARGETS } from "./targets/store.ts";
@@ -11,6 +12,7 @@ import { WIRE_TARGETS } from "./targets/wire.ts";
 /** Everything that reads what came from elsewhere. */
 export const TARGETS: readonly FuzzTarget[] = [
   ...WIRE_TARGETS,
+  ...PEER_TARGETS,
   ...BODY_TARGETS,
   ...PACKING_TARGETS,
   ...STREAM_TARGETS,

@@ -111,6 +111,10 @@ describe("godwit resolve", () => {
         "query-cpus-fast": () => [{ "thread-id": qemu.pid, "cpu-index": 0, "qom-path": "" }],
         "query-status": () => runState,
         "query-migrate": () => ({ status: migrateStatus }),
+        "query-version": { qemu: { major: 10, minor: 0, micro: 0 }, package: "" },
+        "qom-get": "pc-q35-10.0-machine",
+        "query-memory-size-summary": { "base-memory": 1 << 30 },
+        "query-block": [],
         "query-name": { name: "web1" },
         "query-uuid": { UUID: "3d0f6a6e-6d3c-4f0e-9d6a-2c6f9f6f0001" },
         "query-migrate-capabilities": [{ capability: "events", state: true }],
@@ -202,6 +206,18 @@ describe("godwit resolve", () => {
     expect(asked()).toEqual([]);
     expect(await resolve({ action: "resume-source", iKnow: true })).toMatchObject({ state: "aborted", settled: true });
     expect(asked()[0]).toBe("cont");
+  });
+
+  test("the destination is asked in place of a person; where it does not answer, nothing is done", async () => {
+    await leave("source", "streaming", "committed");
+    const ask = { security: { kind: "none" }, to: { host: "127.0.0.1", port: 1 }, reconnectForMs: 200 } as const;
+    const asking = resolve({ action: "resume-source", ask });
+    await expect(asking).rejects.toMatchObject({
+      code: "MIGRATION_UNSAFE",
+      message: expect.stringMatching(/destination was not reached/),
+    });
+    expect(await resolve()).toMatchObject({ state: "committed", settled: false, pid: null });
+    expect(asked()).not.toContain("cont");
   });
 
   test("a destination that has been handed the VM runs it; one that only holds it needs who knows", async () => {

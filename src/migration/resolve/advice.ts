@@ -111,7 +111,7 @@ function adviseCommittedSource(end: SessionEnd, found: Found): Omit<Advice, "why
     return { owner: "unknown", can: [option("resume-source", text, true)] };
   }
   const text =
-    "lets the guest go on here: vouch that it does not run at the destination, never did, and never will (end the QEMU there)";
+    "lets the guest go on here: vouch that it does not run at the destination, never did, and never will (end the QEMU there); or have the destination asked, with --psk-file or --tls-dir";
   return { owner: ownerOf(end), can: [ask, option("resume-source", text, true)] };
 }
 

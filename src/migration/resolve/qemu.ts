@@ -1,9 +1,13 @@
 import { GodwitError, messageOf } from "../../errors.ts";
-import { migrationProgress } from "../../qemu/migrate.ts";
+import { migrationProgress, waitForMigrationStatus } from "../../qemu/migrate.ts";
 import { hasEnded, isSameProcess, readProcess } from "../../qemu/process.ts";
 import { QmpClient } from "../../qemu/qmp.ts";
 import type { JournalHeader } from "../../store/journal-format.ts";
 import type { Found } from "./advice.ts";
+
+/** States from which a migration does not go on. */
+const ENDED = ["none", "completed", "failed", "cancelled"] as const;
+const CANCEL_TIMEOUT_MS = 30_000;
 
 /** This end's QEMU, as it was found. */
 export interface FoundQemu extends Disposable {
@@ -66,4 +70,19 @@ export async function letRun(qmp: QmpClient): Promise<void> {
     const message = `QEMU does not let the guest go on: ${messageOf(cause)}`;
     throw new GodwitError("MIGRATION_NOT_RESUMED", message, {}, { cause });
   }
+}
+
+/**
+ * Ends a migration that may still run, and lets the guest go on if it ran.
+ *
+ * @throws GodwitError MIGRATION_NOT_RESUMED, and what `execute` throws
+ */
+export async function giveBack(qmp: QmpClient, guestRuns: boolean): Promise<void> {
+  const { status } = await migrationProgress(qmp);
+  if (!ENDED.some((ended) => ended === status)) {
+    await qmp.execute("migrate_cancel");
+    await waitForMigrationStatus(qmp, ENDED, { timeoutMs: CANCEL_TIMEOUT_MS });
+  }
+  const { running } = await qmp.execute("query-status");
+  if (guestRuns && !running) await letRun(qmp);
 }

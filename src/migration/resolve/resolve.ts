@@ -1,14 +1,15 @@
 /** `godwit status` and `godwit resolve`: what is known of sessions here, and what a person may do to settle one. */
 import { GodwitError, messageOf } from "../../errors.ts";
-import { migrationProgress, waitForMigrationStatus } from "../../qemu/migrate.ts";
 import type { QmpClient } from "../../qemu/qmp.ts";
 import type { Journal } from "../../store/journal.ts";
 import type { JournalContent, JournalHeader, JournalRole } from "../../store/journal-format.ts";
 import { type ListedSession, SessionStore } from "../../store/session-store.ts";
+import type { EventListener } from "../events.ts";
 import type { SessionState } from "../hand-off/steps.ts";
 import { putBack } from "../left-settings.ts";
+import { type SettleOptions, settleLeft } from "../settle-source.ts";
 import { type Action, type Advice, adviseOn, type Option, type Owner, ownerOf } from "./advice.ts";
-import { type FoundQemu, findQemu, letRun } from "./qemu.ts";
+import { type FoundQemu, findQemu, giveBack, letRun } from "./qemu.ts";
 
 /** One end of a session, as `godwit status` lists it. */
 export interface SessionReport {
@@ -42,14 +43,13 @@ export interface ResolveOptions {
   readonly action: "resume-source" | "run-destination" | null;
   /** A person vouches for what can't be known. */
   readonly iKnow: boolean;
+  /** How to reach the destination, to ask it for a VM that was handed over. */
+  readonly ask?: Pick<SettleOptions, "security" | "to" | "reconnectForMs" | "signal"> | undefined;
   /** Where the QEMU's monitor is, if not where the journal says. */
   readonly qmpPath?: string | undefined;
   /** What went wrong beside what was asked for. */
   readonly warn: (message: string) => void;
 }
-
-const ENDED = ["none", "completed", "failed", "cancelled"] as const;
-const CANCEL_TIMEOUT_MS = 30_000;
 
 /** All sessions of a state folder, those that changed last first. @throws GodwitError STORE_STATE_DIR */
 export async function listSessions(stateDir: string): Promise<SessionReport[]> {
@@ -77,6 +77,10 @@ export async function resolveSession(options: ResolveOptions): Promise<Resolutio
   const store = await SessionStore.open(options.stateDir);
   const session = await pick(store, options);
   if (options.action === null) return look(session, options);
+  if (await isAsked(session, options)) {
+    await askForIt(session, options);
+    return { ...(await look(await pick(store, options), options)), done: options.action };
+  }
   const journal = await store.take(session.session, session.role);
   try {
     using qemu = await findQemu(journal.content.header, options.qmpPath);
@@ -88,6 +92,26 @@ export async function resolveSession(options: ResolveOptions): Promise<Resolutio
     await journal.close();
   }
   return { ...(await look(await pick(store, options), options)), done: options.action };
+}
+
+/** Whether the destination is to be asked, in place of a person. */
+async function isAsked({ content }: ListedSession, { action, iKnow, ask, qmpPath }: ResolveOptions): Promise<boolean> {
+  if (action !== "resume-source" || iKnow || ask === undefined || content?.state !== "committed") return false;
+  using qemu = await findQemu(content.header, qmpPath);
+  return qemu.found === "stopped" && qemu.isCertain;
+}
+
+/** @throws GodwitError MIGRATION_UNSAFE when the destination runs the VM, or can't be reached */
+async function askForIt({ content }: ListedSession, { stateDir, qmpPath, ask, warn }: ResolveOptions): Promise<void> {
+  using qemu = await findQemu(content!.header, qmpPath);
+  const onEvent: EventListener = (event) => event.event === "warning" && warn(event.message);
+  const outcome = await settleLeft(qemu.qmp!, { ...ask!, stateDir, wantsBack: true, onEvent });
+  if (outcome === null || outcome.end === "aborted") return;
+  const why =
+    outcome.end === "completed"
+      ? "the destination runs the VM"
+      : `the destination was not reached (${messageOf(outcome.reason)})`;
+  throw new GodwitError("MIGRATION_UNSAFE", `it can't be had back: ${why}`, { end: outcome.end });
 }
 
 async function look(session: ListedSession, { qmpPath }: ResolveOptions): Promise<Resolution> {
@@ -146,17 +170,6 @@ async function resumeSource(qmp: QmpClient, journal: Journal, warn: (message: st
   await putBack(qmp, journal).catch((error: unknown) => {
     warn(`QEMU's migration settings are not as they were before: ${messageOf(error)}`);
   });
-}
-
-/** Ends a migration that may still run, and lets the guest go on if it ran. */
-async function giveBack(qmp: QmpClient, guestRuns: boolean): Promise<void> {
-  const { status } = await migrationProgress(qmp);
-  if (!ENDED.some((ended) => ended === status)) {
-    await qmp.execute("migrate_cancel");
-    await waitForMigrationStatus(qmp, ENDED, { timeoutMs: CANCEL_TIMEOUT_MS });
-  }
-  const { running } = await qmp.execute("query-status");
-  if (guestRuns && !running) await letRun(qmp);
 }
 
 /** In the order of the destination's machine: the VM is ours in the journal before the guest runs. */

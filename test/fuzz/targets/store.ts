@@ -157,11 +157,15 @@ const checkpoints: FuzzTarget = {
     try {
       await store.opened.list();
       let refusal: GodwitError | undefined;
-      for (const [id, content] of store.contents) {
+      for (const id of store.contents.keys()) {
         const read = await contentOf(store.opened, id).catch(keepRefusal);
         const problems = await store.opened.check(id).then(({ problems }) => problems.length, keepRefusal);
-        // Contents that are whole to all checksums and yet others were written by somebody who can write there; a check finds them.
-        if (read instanceof Buffer && problems === 0 && !read.equals(content))
+        // A file that is whole to all checksums and yet another is found by the check; unless it is another checkpoint's file, under this name.
+        if (
+          read instanceof Buffer &&
+          problems === 0 &&
+          ![...store.contents.values()].some((known) => known.equals(read))
+        )
           throw new WrongOutput(`checkpoint ${id} has other pages, and passes its check`);
       }
       if (refusal !== undefined) throw refusal;
