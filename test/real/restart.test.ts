@@ -2,10 +2,11 @@
 // know where.
 import { expect, test } from "vitest";
 import { type GodwitProcess, type Migration, startGodwit, startMigration } from "../../lab/godwit.ts";
-import { type Pair, startPair } from "../../lab/pair.ts";
+import type { Pair } from "../../lab/pair.ts";
 import type { Vm } from "../../lab/vm.ts";
 import { cleanWalks } from "../../lab/walks.ts";
 import { SessionStore } from "../../src/store/session-store.ts";
+import { startPair } from "./support/pair.ts";
 
 const load = { mib: 32, pagesPerSecond: 500, pattern: "word" } as const;
 /** The bulk round takes some seconds. */
