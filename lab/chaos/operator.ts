@@ -9,7 +9,8 @@ export interface Outcome {
   readonly by: "itself" | "a restart" | "resolve" | "vouched";
 }
 
-type Look = "running" | "stopped" | "gone";
+/** "waiting": for a VM, of which it has nothing or only a part. */
+type Look = "running" | "stopped" | "waiting" | "gone";
 
 const LOOK_MS = 100;
 /** A VM that runs is left to its programs for so long, to say what they have to say. */
@@ -57,7 +58,7 @@ async function looks({ source, destination }: Trial): Promise<Looks> {
 async function look(vm: Vm): Promise<Look> {
   const gone = vm.exited.then(() => "gone" as const);
   const answer = vm.qmp.execute("query-status").then(
-    ({ running }) => (running ? "running" : "stopped"),
+    ({ running, status }): Look => (running ? "running" : status === "inmigrate" ? "waiting" : "stopped"),
     () => gone,
   );
   return Promise.race([answer, gone]);
@@ -153,7 +154,7 @@ async function offersOf(trial: Trial, at: "source" | "destination"): Promise<Off
 /** Nothing can run only where the QEMU that had the VM was killed, and the other had no whole copy of it. */
 function assertLost({ plan: { fault }, watch, destination }: Trial, { source: at, destination: to }: Looks): void {
   const isKilled = (part: string) => fault.kind === "kill" && fault.part === part;
-  if (isKilled("source QEMU") && at === "gone" && to === "gone") return;
+  if (isKilled("source QEMU") && at === "gone" && to !== "stopped") return;
   if (isKilled("destination QEMU") && to === "gone" && watch.hasRun(destination)) return;
   throw new Error(`none runs, and none can be made to: the source QEMU is ${at}, the destination QEMU ${to}`);
 }
