@@ -132,6 +132,8 @@ export interface MigrationOptions {
   readonly receiveProgram?: readonly string[] | undefined;
   /** Is told of each event of `send` as it comes. */
   readonly onEvent?: EventListener;
+  /** How the two ends know each other, as options; default: by a key of their own. */
+  readonly security?: { readonly send: readonly string[]; readonly receive: readonly string[] };
   /** A link of the source's host that `send` goes through. */
   readonly through?: FaultyLink;
 }
@@ -140,7 +142,7 @@ export interface MigrationOptions {
 export interface Migration extends AsyncDisposable {
   readonly send: GodwitProcess;
   readonly receive: GodwitProcess;
-  /** The key of both. */
+  /** The key of both, unless another security was asked for. */
   readonly pskPath: string;
 }
 
@@ -150,15 +152,24 @@ export async function startMigration(pair: Pair, options: MigrationOptions = {})
   const key = keyFile();
   stack.defer(() => key[Symbol.dispose]());
   const address = `${pair.hosts.destination.address}:${port++}`;
-  const common = ["--psk-file", key.path, "--json"];
+  const byKey = ["--psk-file", key.path];
+  const security = options.security ?? { send: byKey, receive: byKey };
   const receiveQmp = ["--qmp", options.destinationQmp ?? pair.destination.qmpPath];
-  const receiveArgs = ["receive", ...receiveQmp, "--listen", address, ...common, ...(options.receiveArgs ?? [])];
+  const receiveArgs = [
+    "receive",
+    ...receiveQmp,
+    "--listen",
+    address,
+    "--json",
+    ...security.receive,
+    ...(options.receiveArgs ?? []),
+  ];
   const receive = stack.use(startGodwit(pair.hosts.destination, receiveArgs, undefined, options.receiveProgram));
   await receive.event("listening");
   const sendQmp = ["--qmp", options.sourceQmp ?? pair.source.qmpPath];
   await options.through?.leadTo(parseAddress(address));
   const to = options.through === undefined ? address : formatAddress(options.through.address);
-  const sendArgs = ["send", ...sendQmp, "--to", to, ...common, ...(options.sendArgs ?? [])];
+  const sendArgs = ["send", ...sendQmp, "--to", to, "--json", ...security.send, ...(options.sendArgs ?? [])];
   const tools = stack.use(await toolFolder());
   const program = ["env", `PATH=${tools.path}:${process.env.PATH}`, PROGRAM];
   const send = stack.use(startGodwit(pair.hosts.source, sendArgs, options.onEvent, program));

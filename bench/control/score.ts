@@ -1,6 +1,7 @@
 /** How good a migration was: beside the best moment there was, and beside what had been predicted. */
 import type { Estimate } from "../../src/control/downtime.ts";
 import { PAGE_BYTES } from "../../src/control/samples.ts";
+import { type Check, checkAgainst } from "../../src/control/simulation/check.ts";
 import { scenarioOfTrace } from "../../src/control/simulation/from-trace.ts";
 import { bestMoment } from "../../src/control/simulation/hindsight.ts";
 import type { Trace } from "../../src/control/trace.ts";
@@ -18,10 +19,14 @@ export interface Score {
   readonly downtime: Prediction | null;
   /** Made once two rounds were through. */
   readonly total: Prediction | null;
-  /** The least downtime in reach, by the simulation of the trace; null where that knows too little of the load. */
+  /** The least downtime in reach by the trace's end, in the simulation of it; null where that knows too little of the load. */
   readonly bestMs: number | null;
+  /** The same, had the migration gone on for two minutes or more. */
+  readonly bestLaterMs: number | null;
   /** The least downtime at any of the trace's own syncs. */
   readonly bestSeenMs: number | null;
+  /** The same migration in the simulation. */
+  readonly check: Check | null;
 }
 
 /** A round that is shorter says little about the pace. */
@@ -33,11 +38,14 @@ const RIGHT_MS = 50;
 
 export function scoreOf({ summary, totalMs, downtimeMs }: Run, trace: Trace | null): Score {
   const { predictedDowntimeMs, predictedTotalMs } = summary ?? {};
+  const scenario = trace && unlessTooShort(() => scenarioOfTrace("trace", trace));
   return {
     downtime: predictedDowntimeMs && downtimeMs !== null ? { ...predictedDowntimeMs, measured: downtimeMs } : null,
     total: predictedTotalMs ? { ...predictedTotalMs, measured: totalMs } : null,
-    bestMs: trace && bestSimulatedMs(trace),
+    bestMs: scenario && bestMoment({ ...scenario, hindsightMs: totalMs }).downtimeMs,
+    bestLaterMs: scenario && bestMoment(scenario).downtimeMs,
     bestSeenMs: trace && summary && bestSeenMs(trace, summary),
+    check: trace && unlessTooShort(() => checkAgainst("trace", trace)),
   };
 }
 
@@ -58,9 +66,10 @@ export function isTotalRight(prediction: Prediction): boolean {
   return errorShare(prediction) <= RIGHT_SHARE;
 }
 
-function bestSimulatedMs(trace: Trace): number | null {
+/** A migration of less than two rounds says nothing about the load. */
+function unlessTooShort<T>(use: () => T): T | null {
   try {
-    return bestMoment(scenarioOfTrace("trace", trace)).downtimeMs;
+    return use();
   } catch (error) {
     if (error instanceof GodwitError && error.code === "CONTROL_TRACE_TOO_SHORT") return null;
     throw error;

@@ -98,53 +98,54 @@ interface Offer {
   readonly needsIKnow: boolean;
 }
 
-const ATTEMPTS = 4;
+const ATTEMPTS = 6;
 
 /** None runs: asks what can be done, and does it. Returns how it was done; undefined if nothing could be. */
 async function resolved(trial: Trial): Promise<Outcome["by"] | undefined> {
+  const tried = new Set<string>();
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     const { source, destination } = await looks(trial);
     trial.log.say(`none runs; the source QEMU is ${source}, the destination QEMU ${destination}`);
     const offers = [...(await offersOf(trial, "source")), ...(await offersOf(trial, "destination"))];
-    const safe = offers.find(({ needsIKnow }) => !needsIKnow);
-    // A person vouches for what he sees: the other QEMU does not run the guest, and never did.
-    const hasSeen = ({ at }: Offer) =>
-      at === "source" ? !trial.watch.hasRun(trial.destination) : source !== "running";
-    const offer = safe ?? offers.find(hasSeen);
+    // A person vouches for what he sees.
+    const hasSeen = ({ at }: Offer) => (at === "source" ? !trial.watch.hasRun(trial.destination) : source === "gone");
+    const isNew = ({ at, action }: Offer) => !tried.has(`${at} ${action}`);
+    const offer = offers.filter(isNew).find((one) => !one.needsIKnow || hasSeen(one));
     if (offer === undefined) return undefined;
-    const program = /^restart-(send|receive)$/.exec(offer.action)?.[1] as "send" | "receive" | undefined;
-    if (program !== undefined) {
-      trial.startProgram(program);
-      await settled(trial);
-    } else {
-      const vouching = offer.needsIKnow ? ["--i-know"] : [];
-      await trial.run(offer.at, [
-        "resolve",
-        offer.id,
-        `--${offer.action}`,
-        ...vouching,
-        "--qmp",
-        trial[offer.at].qmpPath,
-      ]);
-    }
-    if ((await whereItRuns(trial)) === "nowhere") continue;
-    if (program !== undefined) return "a restart";
-    return offer.needsIKnow ? "vouched" : "resolve";
+    tried.add(`${offer.at} ${offer.action}`);
+    const how = await take(trial, offer);
+    if ((await whereItRuns(trial)) !== "nowhere") return how;
   }
   return undefined;
+}
+
+/** Does what is offered; returns what that was. */
+async function take(trial: Trial, { at, id, action, needsIKnow }: Offer): Promise<Outcome["by"]> {
+  const program = /^restart-(send|receive)$/.exec(action)?.[1] as "send" | "receive" | undefined;
+  if (program !== undefined) {
+    trial.startProgram(program);
+    await settled(trial);
+    return "a restart";
+  }
+  // The copy at the destination can never run then: part of what is vouched for.
+  if (needsIKnow && at === "source") await trial.destination.quit();
+  const vouching = needsIKnow ? ["--i-know"] : [];
+  await trial.run(at, ["resolve", id, `--${action}`, ...vouching, "--qmp", trial[at].qmpPath]);
+  return needsIKnow ? "vouched" : "resolve";
 }
 
 /** What can be done at an end, as its own `godwit resolve` says. */
 async function offersOf(trial: Trial, at: "source" | "destination"): Promise<Offer[]> {
   if ((await looks(trial))[at] === "gone") return [];
   const { stdout } = await trial.run(at, ["status", "--json"]);
-  const sessions = JSON.parse(stdout) as { readonly id: string }[];
+  const sessions = JSON.parse(stdout) as { readonly id: string; readonly settled: boolean }[];
   const offers: Offer[] = [];
-  for (const { id } of sessions) {
+  for (const { id, settled } of sessions) {
+    if (settled) continue;
     const answer = await trial.run(at, ["resolve", id, "--json", "--qmp", trial[at].qmpPath]);
     const { can } = JSON.parse(answer.stdout) as Advice;
     const isDone = (action: string) => action === "none" || action === "wait";
-    offers.push(...can.filter(({ action }) => !isDone(action)).map((one) => ({ at, id, ...one })));
+    offers.push(...can.filter(({ action }) => !isDone(action)).map((one) => ({ ...one, at, id })));
   }
   return offers;
 }

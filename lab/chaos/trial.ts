@@ -128,7 +128,8 @@ export class Trial implements AsyncDisposable {
     const vm = name === "send" ? this.source : this.destination;
     const at = { host: this.#hosts.destination.address, port: PORT };
     const peer = name === "send" ? ["--to", formatAddress(this.link.address)] : ["--listen", formatAddress(at)];
-    const args = [name, "--qmp", vm.qmpPath, ...peer, "--psk-file", this.#keyPath, "--json"];
+    const patience = ["--reconnect-for", `${this.plan.reconnectForS}s`];
+    const args = [name, "--qmp", vm.qmpPath, ...peer, ...patience, "--psk-file", this.#keyPath, "--json"];
     return this.#start(name, name === "send" ? [...args, "--no-keep-checkpoint"] : args);
   }
 

@@ -18,6 +18,11 @@ const STOPPED_SILENCE_MS = 1500;
 const MAX_TICK_MS = 2 * PING_MS;
 /** PONGs that wait to be sent, at most: a peer that asks on and on and does not read the answers is none. */
 const MAX_PONGS = 1024;
+/**
+ * What may wait to be taken by the system. Of a peer that acknowledges only what it has it is less: the window, as raw or as up to twice
+ * as much in tokens, and once more as REPAIR.
+ */
+const MAX_PENDING_BYTES = 256 * 1024 * 1024;
 /** How long a peer gets to hear the last words, and to close its side. */
 const GOODBYE_MS = 2_000;
 
@@ -146,6 +151,8 @@ export class Peer {
     for (const chunk of chunks) bytes += chunk.length;
     this.backlog.sent(bytes);
     this.#connection.write(chunks, done);
+    if (this.#connection.pendingBytes <= MAX_PENDING_BYTES) return;
+    this.destroy(new GodwitError("WIRE_BAD_MESSAGE", "the peer acknowledges what it has not read"));
   }
 
   /** There is room for DATA again. */

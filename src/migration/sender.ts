@@ -8,16 +8,15 @@ import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";
 import { StreamParser } from "../stream/parser.ts";
 import { noting, type SentPages } from "../stream/sent-pages.ts";
-import { Backlog } from "../wire/backlog.ts";
+import type { Backlog } from "../wire/backlog.ts";
 import { writeRepairHeader } from "../wire/encoding.ts";
 import { type Codec, type Message, REPAIR_HEADER_BYTES, type RepairHeader } from "../wire/messages.ts";
 import { type SavedBytes, savedBytes } from "./costs.ts";
-import { type Hold, Holds } from "./holds.ts";
 import { type Intake, openIntake } from "./intake.ts";
 import { type CodecCounts, Outgoing } from "./outgoing.ts";
-import { Pacer } from "./pacer.ts";
 import { PlaceReferences } from "./references.ts";
 import { Replay } from "./replay.ts";
+import { SendRoom } from "./send-room.ts";
 import { createSenderKernels, type Referable } from "./sender-kernels.ts";
 import { RawWindow } from "./window.ts";
 import { defaultThreads } from "./workers/threads.ts";
@@ -29,12 +28,6 @@ const FLUSH_MS = 1;
 const AHEAD_MS = 20;
 /** And for how long they may wait while what went before them has not left: fewer and larger batches pack better. */
 const PATIENT_FLUSH_MS = 8;
-/**
- * What the destination has yet to restore is held to so much of its time, as what is on the link is: references and zero pages are
- * next to nothing on the link, but what waits there at switch-over is downtime all the same. At least so much: two full bodies.
- */
-const RESTORING_MS = 25;
-const MIN_RESTORING_BYTES = 8 * 1024 * 1024;
 /** Return path that the source QEMU has not read. It takes what comes at once, and in all a few bytes a second come. */
 const MAX_RETURN_BYTES_WAITING = 1 << 20;
 /** Bodies that are packed or wait for it, so that no thread is ever idle; those that one read of the stream makes come on top. */
@@ -90,14 +83,10 @@ export class StreamSender {
   readonly #encoder: BatchEncoder;
   readonly #references: PlaceReferences | undefined;
   readonly #cache: CacheForms | undefined;
-  readonly #maxPacking: number;
   readonly #workbench: Workbench;
   readonly #choice: CodecChoice;
   readonly #outgoing: Outgoing;
-  readonly #holds = new Holds();
-  /** The raw bytes that the destination has yet to restore. */
-  readonly #restoring = new Backlog(RESTORING_MS, MIN_RESTORING_BYTES);
-  readonly #pacer: Pacer;
+  readonly #room: SendRoom;
   #intake: Intake | undefined;
   /** Between two connections, and until what the lost one took with it was sent again: what is encoded goes out by `Replay`. */
   #isDetached = false;
@@ -108,7 +97,6 @@ export class StreamSender {
   #isStopped = false;
   #flushTimer: NodeJS.Timeout | undefined;
   #aheadTimer: NodeJS.Timeout | undefined;
-  #paceTimer: NodeJS.Timeout | undefined;
   #ackedRawBytes = 0;
   #returnBytes = 0;
   #lastReadMs = 0;
@@ -127,8 +115,8 @@ export class StreamSender {
     const { sentPages } = options;
     const handler = sentPages === undefined ? this.#encoder : noting(this.#encoder, sentPages);
     this.#parser = new StreamParser(kernels.scanner, handler);
-    this.#maxPacking = Math.max(1, threads) * BODIES_A_THREAD;
-    this.#workbench = new Workbench(this.#maxPacking + BODIES_A_READ, threads, onWarning);
+    const maxPacking = Math.max(1, threads) * BODIES_A_THREAD;
+    this.#workbench = new Workbench(maxPacking + BODIES_A_READ, threads, onWarning);
     this.#choice = new CodecChoice(threads, packing === "auto" ? undefined : packing, options.onPacking);
     this.#outgoing = new Outgoing({
       bytes: kernels.bytes,
@@ -139,7 +127,14 @@ export class StreamSender {
         this.#resumeIfPossible();
       },
     });
-    this.#pacer = new Pacer(options.maxBytesPerSecond);
+    this.#room = new SendRoom({
+      backlog: () => this.#outlet.backlog,
+      packing: () => ({ bodies: this.#outgoing.packing, wireBytes: this.#outgoing.packingBytes * this.#choice.ratio }),
+      maxPacking,
+      maxBytesPerSecond: options.maxBytesPerSecond,
+      onRoom: () => this.#resumeIfPossible(),
+      now: this.#now,
+    });
   }
 
   /** Bytes read from the source QEMU. */
@@ -179,7 +174,7 @@ export class StreamSender {
   }
   /** How fast the destination restores the stream, and for how long in all it was waited for. */
   get restoring(): { bytesPerSecond: number; heldMs: number } {
-    return { bytesPerSecond: this.#restoring.goodputBytesPerSecond, heldMs: this.#holds.restoringMs(this.#now()) };
+    return this.#room.restoring;
   }
   /** Whether the source QEMU has closed its end. */
   get hasEnded(): boolean {
@@ -231,7 +226,7 @@ export class StreamSender {
   /** The guest is stopped: from here on every millisecond is downtime, so nothing waits for company and the rate limit is off. */
   hurry(): void {
     this.#isUrgent = true;
-    this.#pacer.isLifted = true;
+    this.#room.isUnlimited = true;
     if (this.#cache !== undefined) this.#cache.isLastRound = true;
     if (!this.#isPaused) this.#flush();
     this.#resumeIfPossible();
@@ -240,7 +235,7 @@ export class StreamSender {
   /** Takes `hurry` back: the guest was not stopped for the switch-over. */
   calmDown(): void {
     this.#isUrgent = false;
-    this.#pacer.isLifted = false;
+    this.#room.isUnlimited = false;
     if (this.#cache !== undefined) this.#cache.isLastRound = false;
   }
 
@@ -250,10 +245,7 @@ export class StreamSender {
       throw new GodwitError("PEER_BAD_ACK", "the peer acknowledged bytes that were not sent", { rawOffset });
     }
     this.#release(rawOffset);
-    const { backlog } = this.#outlet;
-    backlog.acked(wireBytes, receivedBytes, this.#now());
-    if (backlog.minRttMs !== undefined) this.#restoring.roundTrip(backlog.minRttMs);
-    this.#restoring.acked(rawOffset, rawOffset, this.#now());
+    this.#room.acknowledged(rawOffset, wireBytes, receivedBytes);
     this.#resumeIfPossible();
   }
 
@@ -262,7 +254,7 @@ export class StreamSender {
     this.#isDetached = true;
     this.#replay = undefined;
     this.#outgoing.drop();
-    this.#holds.set("other", this.#now());
+    this.#room.detach();
   }
 
   /**
@@ -278,7 +270,7 @@ export class StreamSender {
     }
     this.#release(rawOffset);
     this.#references?.drop();
-    this.#restoring.restart(rawOffset);
+    this.#room.resume(rawOffset);
     this.#replay = new Replay(this.#window, rawOffset, (batch) => this.#send(batch));
     this.#isPaused = true;
     this.#resumeIfPossible();
@@ -286,7 +278,7 @@ export class StreamSender {
 
   /** Sends again while there is room. True once all is, so that what comes now is sent as ever. */
   #catchUp(replay: Replay): boolean {
-    while (this.#replay === replay && this.#holdAt(this.#now()) === undefined) {
+    while (this.#replay === replay && this.#room.isThere) {
       if (replay.sendNext(this.#encoder.offset)) continue;
       this.#encoder.flush(); // is dropped, and counted in: it refers to what the destination may not have
       if (replay.sendNext(this.#encoder.offset)) continue;
@@ -318,7 +310,7 @@ export class StreamSender {
     if (this.#isStopped) return;
     const head = Buffer.allocUnsafe(REPAIR_HEADER_BYTES);
     writeRepairHeader(head, 0, range);
-    this.#pacer.sent(head.length + range.rawBytes, this.#now());
+    this.#room.sentWire(head.length + range.rawBytes);
     this.#outlet.writeAs("REPAIR", [head, ...this.#window.slices(range.rawOffset, range.rawBytes)]);
   }
 
@@ -332,7 +324,8 @@ export class StreamSender {
   /** Ends everything; the source QEMU sees its socket closed. */
   stop(): void {
     this.#isStopped = true;
-    for (const timer of [this.#flushTimer, this.#aheadTimer, this.#paceTimer]) clearTimeout(timer);
+    for (const timer of [this.#flushTimer, this.#aheadTimer]) clearTimeout(timer);
+    this.#room.stop();
     this.#workbench.stop();
     this.#intake?.socket.destroy();
   }
@@ -347,7 +340,7 @@ export class StreamSender {
       if (this.#isUrgent) this.#flush();
       else this.#flushSoon();
     }
-    this.#isPaused = this.#isDetached || !this.#hasRoom();
+    this.#isPaused = this.#isDetached || !this.#room.mayRead(this.#window.hasRoom);
     return !this.#isPaused;
   }
 
@@ -358,34 +351,10 @@ export class StreamSender {
     this.#encodeMs += this.#now() - startMs;
   }
 
-  #hasRoom(): boolean {
-    const now = this.#now();
-    const hold = this.#holdAt(now) ?? (this.#window.hasRoom ? undefined : "other");
-    this.#holds.set(hold, now);
-    return hold === undefined;
-  }
-
-  /** What holds back what is to be sent; nothing while there is room. */
-  #holdAt(now: number): Hold | undefined {
-    const waitMs = this.#pacer.waitMs(now);
-    if (waitMs > 0) {
-      this.#paceTimer ??= setTimeout(() => {
-        this.#paceTimer = undefined;
-        this.#resumeIfPossible();
-      }, waitMs);
-      return "link";
-    }
-    const { inFlightBytes, onLinkBytes, allowanceBytes } = this.#outlet.backlog;
-    const comingBytes = this.#outgoing.packingBytes * this.#choice.ratio;
-    if (inFlightBytes + comingBytes >= allowanceBytes) return onLinkBytes > inFlightBytes / 2 ? "link" : "other";
-    if (this.#outgoing.packing >= this.#maxPacking) return "packing";
-    return this.#restoring.hasRoom ? undefined : "restoring";
-  }
-
   #resumeIfPossible(): void {
     if (!this.#isPaused || this.#isStopped) return;
     if (this.#isDetached && (this.#replay === undefined || !this.#catchUp(this.#replay))) return;
-    if (!this.#hasRoom()) return;
+    if (!this.#room.mayRead(this.#window.hasRoom)) return;
     this.#isPaused = false;
     this.#intake?.resume();
   }
@@ -434,24 +403,21 @@ export class StreamSender {
 
   #send(batch: Batch): void {
     const now = this.#now();
-    const link = this.#linkBytesPerSecond(now);
-    if (this.#choice.isDue(now)) this.#choice.decide({ linkBytesPerSecond: link, ...this.#holds.take(now) }, now);
+    const { linkBytesPerSecond } = this.#room;
+    if (this.#choice.isDue(now)) this.#choice.decide({ linkBytesPerSecond, ...this.#room.takeHolds() }, now);
     const bodyBytes = batch.tokens.length + batch.payloadBytes;
-    const packing = this.#isUrgent ? this.#choice.nextUrgent(bodyBytes, link) : this.#choice.next(bodyBytes);
-    this.#restoring.sent(batch.rawBytes);
+    const packing = this.#isUrgent
+      ? this.#choice.nextUrgent(bodyBytes, linkBytesPerSecond)
+      : this.#choice.next(bodyBytes);
+    this.#room.sentRaw(batch.rawBytes);
     this.#outgoing.send(batch, packing);
-  }
-
-  /** The speed of the link as far as it was seen, or the rate that a user allows it. */
-  #linkBytesPerSecond(now: number): number {
-    return Math.min(this.#outlet.backlog.goodputBytesPerSecond, this.#pacer.limitingBytesPerSecond(now));
   }
 
   #write(type: "DATA" | "END", chunks: readonly Uint8Array[]): void {
     if (this.#isStopped) return;
     let bytes = 0;
     for (const chunk of chunks) bytes += chunk.length;
-    this.#pacer.sent(bytes, this.#now());
+    this.#room.sentWire(bytes);
     this.#outlet.writeAs(type, chunks);
   }
 

@@ -34,7 +34,7 @@ export interface SourceLinkOptions extends LinkOptions {
   readonly hello: () => Omit<Hello, "type" | "session" | "generation">;
   /** Of the first connection; default: 1. */
   readonly firstGeneration?: number;
-  /** For tests: how long to wait before an attempt, counted from 0. */
+  /** For tests; default: the function of that name. */
   readonly backOffMs?: (attempt: number) => number;
   /** The next attempt begins, counted from 1 for each time that the connection is lost. */
   readonly onAttempt?: (attempt: number) => void;
@@ -79,11 +79,11 @@ export class SourceLink extends Link {
 
   /** Tries until it is up, or over. @param backOffs that it has waited for already */
   async #reconnect(backOffs: number): Promise<void> {
-    const { backOffMs = defaultBackOffMs } = this.#options;
+    const waitMs = this.#options.backOffMs ?? backOffMs;
     const { signal } = this.#cancel;
     for (let attempt = 1; !this.isOver; attempt++) {
       try {
-        await delay(backOffMs(backOffs++), undefined, { signal });
+        await delay(waitMs(backOffs++), undefined, { signal });
         this.#options.onAttempt?.(attempt);
         await this.#connect({ timeoutMs: RETRY_TIMEOUT_MS }, RETRY_TIMEOUT_MS);
         return;
@@ -141,7 +141,8 @@ export class SourceLink extends Link {
   }
 }
 
-function defaultBackOffMs(attempt: number): number {
+/** How long to wait before an attempt, counted from 0. */
+export function backOffMs(attempt: number): number {
   if (attempt === 0) return 0;
   const ms = Math.min(FIRST_BACK_OFF_MS * 2 ** (attempt - 1), MAX_BACK_OFF_MS);
   return (ms * (1 + Math.random())) / 2;

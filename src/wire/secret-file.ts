@@ -23,14 +23,16 @@ export function readSmallFile(path: string, maxBytes: number, isSecret: boolean)
     return { why: "unreadable", message: messageOf(cause), cause };
   }
   try {
-    const { mode, size } = fstatSync(file);
-    if (isSecret && (mode & 0o077) !== 0) return { why: "exposed", mode: (mode & 0o777).toString(8) };
-    if (size > maxBytes) return { why: "too long" };
-    const buffer = Buffer.alloc(maxBytes + 1);
+    const about = fstatSync(file);
+    if (isSecret && (about.mode & 0o077) !== 0) return { why: "exposed", mode: (about.mode & 0o777).toString(8) };
+    if (about.size > maxBytes) return { why: "too long" };
+    // Of a pipe nobody knows how long it is; one byte more tells whether that was all.
+    const length = about.isFile() ? about.size : maxBytes;
+    const buffer = Buffer.alloc(length + 1);
     let bytes = 0;
     for (let read = -1; read !== 0 && bytes < buffer.length; bytes += read)
       read = readSync(file, buffer, bytes, buffer.length - bytes, null);
-    return bytes > maxBytes ? { why: "too long" } : buffer.subarray(0, bytes);
+    return bytes > length ? { why: "too long" } : buffer.subarray(0, bytes);
   } catch (cause) {
     return { why: "unreadable", message: messageOf(cause), cause };
   } finally {

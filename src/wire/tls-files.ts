@@ -3,8 +3,9 @@
  *
  * The bytes of a key go nowhere but to TLS: no error and no detail of one may hold them.
  */
-import { createPrivateKey, X509Certificate } from "node:crypto";
+import { createPrivateKey, type KeyObject, X509Certificate } from "node:crypto";
 import { join } from "node:path";
+import { createSecureContext, type SecureContextOptions } from "node:tls";
 import { GodwitError, messageOf } from "../errors.ts";
 import { isProblem, readSmallFile } from "./secret-file.ts";
 
@@ -35,7 +36,7 @@ const namesOf = (end: TlsEnd) => ({
 });
 
 /**
- * Reads what one end needs, and checks that it fits together; whether the certificate holds is tls-check.ts' business.
+ * Reads what one end needs, and checks that it fits together; whether the certificate holds is certificates.ts' business.
  *
  * @throws WIRE_TLS_FILES when a file is missing, ambiguous or not what its name says; WIRE_TLS_PERMISSIONS
  */
@@ -47,11 +48,12 @@ export function readTlsFolder(folder: string, end: TlsEnd): TlsCredentials {
   const revoked = find(folder, names.revoked);
   parse("CA certificate", folder, () => new X509Certificate(ca));
   const x509 = parse(`${end} certificate`, certificatePath, () => new X509Certificate(certificate));
-  const isOfKey = parse(`${end} key`, keyPath, () => x509.checkPrivateKey(createPrivateKey(key)));
+  const isOfKey = x509.checkPrivateKey(parseKey(`${end} key`, keyPath, key));
   if (!isOfKey) {
     const message = `${keyPath} is not the key of the certificate ${certificatePath}: one of them was replaced alone`;
     throw new GodwitError("WIRE_TLS_FILES", message, { folder });
   }
+  assertUsable(folder, { ca, cert: certificate, key });
   return { ca, revoked: revoked && blocksOf(...revoked), certificate, key, certificatePath };
 }
 
@@ -81,19 +83,34 @@ function find(folder: string, names: readonly string[], isSecret = false): [path
   throw new GodwitError("WIRE_TLS_FILES", message, { folder });
 }
 
+/** OpenSSL has its own mind of keys that are too short, and looks at what stands behind the first certificate of a file. */
+function assertUsable(folder: string, files: SecureContextOptions): void {
+  try {
+    createSecureContext(files);
+  } catch (cause) {
+    const why = (cause as { reason?: string }).reason ?? messageOf(cause);
+    throw new GodwitError("WIRE_TLS_FILES", `the certificates in ${folder} can't be used: ${why}`, { folder });
+  }
+}
+
 function parse<T>(what: string, path: string, read: () => T): T {
   try {
     return read();
   } catch (cause) {
-    const isEncrypted = (cause as NodeJS.ErrnoException).code === "ERR_MISSING_PASSPHRASE";
-    const why = isEncrypted ? "is encrypted, and nobody is there to give the passphrase" : `is none in PEM`;
-    throw new GodwitError("WIRE_TLS_FILES", `the ${what} in ${path} ${why}`, { path, why: messageOf(cause) });
+    throw new GodwitError("WIRE_TLS_FILES", `the ${what} in ${path} is none in PEM`, { path, why: messageOf(cause) });
   }
+}
+
+function parseKey(what: string, path: string, pem: Buffer): KeyObject {
+  if (!pem.includes("ENCRYPTED")) return parse(what, path, () => createPrivateKey(pem));
+  const message = `the ${what} in ${path} is encrypted, and nobody is there to give the passphrase`;
+  throw new GodwitError("WIRE_TLS_FILES", message, { path });
 }
 
 /** Node takes one list a string (it reads the first of each). */
 function blocksOf(path: string, pem: Buffer): string[] {
   const blocks = pem.toString("latin1").match(CRL_BLOCK);
+  for (const crl of blocks ?? []) parse("revocation list", path, () => createSecureContext({ crl }));
   if (blocks !== null) return blocks;
   const message = `${path} holds no revocation list in PEM: renew it, as without it nobody is let in`;
   throw new GodwitError("WIRE_TLS_FILES", message, { path });

@@ -137,23 +137,19 @@ export async function refuse(socket: tls.TLSSocket, { code, message }: GodwitErr
 export async function checkOwnCertificate(folder: string, end: TlsEnd): Promise<void> {
   const credentials = readTlsFolder(folder, end);
   const [here, there] = duplexPair();
-  const accepted = acceptWithCertificate(here, credentials);
-  const client = connectWithCertificate(there, credentials);
   try {
-    const [server] = await Promise.all([accepted, once(client, "secureConnect")]);
+    const client = connectWithCertificate(there, credentials);
+    client.on("close", () => here.destroy());
+    const [server] = await Promise.all([acceptWithCertificate(here, credentials), once(client, "secureConnect")]);
     const judge = end === "server" ? client : server;
+    client.destroy();
     if (judge.authorized) return;
-    throw invalid(
-      new X509Certificate(credentials.certificate),
-      end === "server" ? "destination" : "source",
-      reasonOf(judge),
-    );
+    const certificate = new X509Certificate(credentials.certificate);
+    throw invalid(certificate, end === "server" ? "destination" : "source", reasonOf(judge));
   } catch (cause) {
+    there.destroy();
     if (cause instanceof GodwitError) throw cause;
     const message = `the certificate ${credentials.certificatePath} can't be used: ${messageOf(cause)}`;
     throw new GodwitError("WIRE_TLS_FILES", message, { folder }, { cause });
-  } finally {
-    client.destroy();
-    here.destroy();
   }
 }

@@ -9,7 +9,7 @@ import type { FuzzTarget } from "./target.ts";
 /** CPU time that an input may take; what grows with the square of its length is found. */
 export const MAX_INPUT_MS = 2_000;
 /** Beyond what it had when it was warm. */
-export const MAX_GROWTH_BYTES = 192 * 2 ** 20;
+export const MAX_GROWTH_BYTES = 256 * 2 ** 20;
 const DEFAULT_MAX_BYTES = 64 * 1024;
 /** After so many inputs everything has been compiled and every buffer allocated. */
 const WARM_INPUTS = 200;
@@ -75,7 +75,7 @@ export async function fuzz(target: FuzzTarget, { bytes, seed, onInput = () => {}
     await feed(make(seeds, random));
   }
   const growthBytes = warmBytes === 0 ? 0 : residentBytes() - warmBytes;
-  if (growthBytes > MAX_GROWTH_BYTES) {
+  if (growthBytes > MAX_GROWTH_BYTES + figures.inputs * (target.leakBytes ?? 0)) {
     throw new FuzzFailure(
       target.name,
       new Uint8Array(0),

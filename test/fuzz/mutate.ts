@@ -127,9 +127,14 @@ function mutateAt(holder: Holder, key: string, random: Random): void {
   else if (typeof old === "string" && random.chance(0.6)) {
     const at = random.below(old.length + 1);
     holder[key] = old.slice(0, at) + random.pick(TEXTS) + old.slice(at + random.below(3));
-  } else if (Array.isArray(old) && random.chance(0.5))
-    holder[key] = Array.from({ length: random.small(9000) }, () => old[0]);
+  } else if (Array.isArray(old) && random.chance(0.5)) holder[key] = longArray(old[0], random);
   else holder[key] = structuredClone(random.pick(VALUES));
+}
+
+/** Of one value, again and again; of a large one not as often. */
+function longArray(value: unknown, random: Random): unknown[] {
+  const bytes = JSON.stringify(value ?? null).length;
+  return Array.from({ length: Math.min(random.small(9000), Math.ceil(200_000 / bytes)) }, () => structuredClone(value));
 }
 
 function placesIn(value: unknown): { holder: Holder; key: string }[] {

@@ -31,6 +31,20 @@ const [counter, length, copy] = [
 const watchdog = new Worker(new URL("watchdog.ts", import.meta.url), { workerData: current });
 watchdog.unref();
 
+// What is thrown where nobody waits for it, such as in a handler of a socket.
+process.on("uncaughtException", (error) => {
+  console.error(error);
+  save("uncaught", copy.slice(0, Atomics.load(length, 0)));
+  process.exit(1);
+});
+
+function save(target: string, input: Uint8Array): void {
+  const digest = createHash("sha256").update(input).digest("hex").slice(0, 12);
+  const name = `${target.replaceAll(/[^A-Za-z0-9]+/g, "-")}.${digest}`;
+  writeFileSync(join(import.meta.dirname, "regressions", name), input);
+  console.error(`its input was saved as regressions/${name}`);
+}
+
 const figures: FuzzFigures[] = [];
 const startMs = performance.now();
 console.log(`seed ${seed}`);
@@ -55,11 +69,8 @@ try {
   }
 } catch (error) {
   if (!(error instanceof FuzzFailure)) throw error;
-  const name = `${error.target.replaceAll(/[^A-Za-z0-9]+/g, "-")}.${createHash("sha256").update(error.input).digest("hex").slice(0, 12)}`;
-  writeFileSync(join(import.meta.dirname, "regressions", name), error.input);
-  console.error(
-    `${error.message}\n${(error.cause as Error | undefined)?.stack ?? ""}\nits input was saved as regressions/${name}`,
-  );
+  console.error(`${error.message}\n${(error.cause as Error | undefined)?.stack ?? ""}\n`);
+  save(error.target, error.input);
   process.exitCode = 1;
 }
 const sum = (of: (row: FuzzFigures) => number) => figures.reduce((total, row) => total + of(row), 0);

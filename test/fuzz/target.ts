@@ -13,6 +13,8 @@ export interface FuzzTarget {
   input?(seeds: readonly Uint8Array[], random: Random): Uint8Array;
   /** Default: 64 KiB. */
   readonly maxBytes?: number;
+  /** What its memory may grow by beyond what the engine allows, for each input: what Node itself does not give back. */
+  readonly leakBytes?: number;
   /**
    * Feeds it one input, and makes sure that nothing wrong comes out.
    *

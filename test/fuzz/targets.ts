@@ -1,7 +1,9 @@
 import type { FuzzTarget } from "./target.ts";
 import { BODY_TARGETS } from "./targets/bodies.ts";
 import { PACKING_TARGETS } from "./targets/packing.ts";
+import { PEER_TARGETS } from "./targets/peers.ts";
 import { QEMU_TARGETS } from "./targets/qemu.ts";
+import { RECORD_TARGETS } from "./targets/records.ts";
 import { STORE_TARGETS } from "./targets/store.ts";
 import { STREAM_TARGETS } from "./targets/stream.ts";
 import { TEXT_TARGETS } from "./targets/texts.ts";
@@ -10,11 +12,13 @@ import { WIRE_TARGETS } from "./targets/wire.ts";
 /** Everything that reads what came from elsewhere. */
 export const TARGETS: readonly FuzzTarget[] = [
   ...WIRE_TARGETS,
+  ...PEER_TARGETS,
   ...BODY_TARGETS,
   ...PACKING_TARGETS,
   ...STREAM_TARGETS,
   ...QEMU_TARGETS,
   ...STORE_TARGETS,
+  ...RECORD_TARGETS,
   ...TEXT_TARGETS,
 ];
 

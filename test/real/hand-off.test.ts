@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { blackoutOf, startMigration } from "../../lab/godwit.ts";
-import { type Pair, startPair } from "../../lab/pair.ts";
+import type { Pair } from "../../lab/pair.ts";
 import { cleanWalks } from "../../lab/walks.ts";
 import { PAGE_FORMAT } from "../../src/compact/limits.ts";
 import { receiveFromPeer } from "../../src/migration/destination.ts";
@@ -22,6 +22,7 @@ import { readFacts } from "../../src/qemu/facts.ts";
 import { QmpClient } from "../../src/qemu/qmp.ts";
 import { generatePsk } from "../../src/wire/psk.ts";
 import { connect, listen } from "../../src/wire/transport.ts";
+import { startPair } from "./support/pair.ts";
 
 const load = { mib: 32, pagesPerSecond: 500, pattern: "word" } as const;
 const security = { kind: "psk", psk: generatePsk() } as const;

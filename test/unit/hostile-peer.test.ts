@@ -5,10 +5,13 @@ import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
+import type { GodwitError } from "../../src/errors.ts";
 import { assertExpectedVm, assertMatch, parseFacts } from "../../src/migration/greeting.ts";
+import { Peer } from "../../src/migration/peer.ts";
 import { StreamSender } from "../../src/migration/sender.ts";
 import type { VmFacts } from "../../src/qemu/facts.ts";
 import { Backlog } from "../../src/wire/backlog.ts";
+import type { Connection } from "../../src/wire/connection.ts";
 import { decodeMessage } from "../../src/wire/encoding.ts";
 
 const UUID = "3d0f6a6e-6d3c-4f0e-9d6a-2c6f9f6f0001";
@@ -44,6 +47,33 @@ test("a return path that the source QEMU does not read is not kept without end",
   };
   expect(flood).toThrow(expect.objectContaining({ code: "PEER_WINDOW" }));
   expect(sender.returnBytes).toBeLessThan(3 << 20);
+});
+
+test("a peer that acknowledges without reading is let go of before it takes all memory", () => {
+  let pendingBytes = 0;
+  const destroyed: (GodwitError | undefined)[] = [];
+  const connection: Connection = {
+    remoteAddress: "peer",
+    bytesRead: 0,
+    bytesWritten: 0,
+    get pendingBytes() {
+      return pendingBytes;
+    },
+    closed: new Promise(() => {}),
+    receive: () => {},
+    pause: () => {},
+    resume: () => {},
+    write: () => {},
+    end: () => {},
+    destroy: (reason) => void destroyed.push(reason),
+  };
+  const peer = new Peer(connection, "receiver", { onMessage: () => {} });
+  pendingBytes = 256 << 20;
+  peer.writeAs("REFUSE", []);
+  expect(destroyed).toEqual([]);
+  pendingBytes++;
+  new Peer(connection, "receiver", { onMessage: () => {} }).writeAs("REFUSE", []);
+  expect(destroyed).toEqual([expect.objectContaining({ code: "WIRE_BAD_MESSAGE" })]);
 });
 
 test("--vm holds a sender to one VM, by name or UUID", () => {

@@ -1,45 +1,21 @@
 // Sessions that outlive their connections: whatever breaks whenever, what comes out is what went in, and what arrived is not sent again.
-import { createHash } from "node:crypto";
 import { once } from "node:events";
-import type net from "node:net";
-import { describe, expect, test } from "vitest";
+import { setTimeout as delay } from "node:timers/promises";
+import fc from "fast-check";
+import { expect, onTestFinished, test } from "vitest";
 import { pageRecords, streamHead } from "../../bench/support.ts";
+import { FaultyRelay } from "../../lab/faulty-relay.ts";
+import type { LinkFault } from "../../lab/link-faults.ts";
+import { ReturnPath } from "../../src/migration/return-path.ts";
+import { WINDOW_BYTES } from "../../src/migration/window.ts";
+import type { Connection } from "../../src/wire/connection.ts";
+import type { Message } from "../../src/wire/messages.ts";
+import { generatePsk } from "../../src/wire/psk.ts";
+import { connect, listen, type Security } from "../../src/wire/transport.ts";
 import { type Cut, memoryConnection } from "./support/memory-connection.ts";
+import { digestOf, move, rounds } from "./support/moves.ts";
 import { noise } from "./support/pages.ts";
 import { Session, type SessionOptions } from "./support/session.ts";
-
-/** Reads to the end; the SHA-256 of all of it. */
-async function digestOf(socket: net.Socket): Promise<string> {
-  const hash = createHash("sha256");
-  for await (const chunk of socket) hash.update(chunk as Uint8Array);
-  return hash.digest("hex");
-}
-
-async function write(socket: net.Socket, parts: Iterable<Uint8Array>): Promise<string> {
-  const hash = createHash("sha256");
-  for (const part of parts) {
-    hash.update(part);
-    if (!socket.write(part)) await once(socket, "drain");
-  }
-  socket.end();
-  return hash.digest("hex");
-}
-
-/** A guest that writes its pages again and again: some change a little, some are copies, some are zero. */
-function* rounds(pages: number, count: number): Generator<Uint8Array> {
-  yield streamHead();
-  const records = pageRecords(pages, 0);
-  const page = (number: number) => records.subarray(number * 4104 + 8, (number + 1) * 4104);
-  for (let number = 0; number < pages; number++) page(number).set(noise(2 * number + 1, 4096));
-  for (let round = 0; round < count; round++) {
-    yield Uint8Array.from(records);
-    for (let number = 0; number < pages; number++) {
-      if (number % 5 === 0) page(number).set(noise(2 * (round * pages + number) + 1, 4096));
-      else if (number % 5 === 1) page(number).set(page(number - 1));
-      else page(number).set(noise(2 * round + 1, 8), 8 * (number % 512));
-    }
-  }
-}
 
 /** Connections of which each is cut as the next of `cuts` says; those after them hold. */
 function cutAs(cuts: Iterable<Cut>): SessionOptions["connect"] {
@@ -52,31 +28,149 @@ function cutAs(cuts: Iterable<Cut>): SessionOptions["connect"] {
   };
 }
 
-/** Moves `parts` through a session, hand-off and all, and checks what holds whatever happens. */
-async function move(parts: Iterable<Uint8Array>, options: SessionOptions): Promise<Session> {
-  await using session = await Session.start(options);
-  const failed = session.done.promise.then(() => new Promise<never>(() => {}));
-  const written = write(session.source, parts).then((digest) => {
-    session.switchOver();
-    return digest;
+/** With another key of tags at the receiver, every page that equals one in the cache is asked for again. */
+const DOUBTED = { places: [], tagKey: noise(77, 32), nameOf: () => "" };
+const ways: Record<string, Omit<SessionOptions, "connect">> = {
+  plain: { cachePages: 64 },
+  "packed, by slow threads": { cachePages: 64, packing: { codec: "zstd", level: 9 }, threads: 2 },
+  "with pages that are asked for again": { cachePages: 64, referable: DOUBTED },
+};
+const stream = () => rounds(60, 6);
+
+test.each(Object.entries(ways))("cut at each kind of message, lost or not: %s", async (name, options) => {
+  const asks = name === "with pages that are asked for again";
+  const types = {
+    sender: ["DATA", ...(asks ? ["REPAIR"] : []), "SWITCHOVER", "END", "COMMIT"],
+    receiver: ["WELCOME", "ACK", ...(asks ? ["NACK"] : []), "RETURN", "RETURN_END", "LOADED", "RUNNING"],
+  };
+  for (const [from, ats] of Object.entries(types)) {
+    for (const [at, hasArrived] of ats.flatMap((at) => [[at, false] as const, [at, true] as const])) {
+      if (at === "RUNNING" && hasArrived) continue; // it is over then
+      const cut = { from, at, hasArrived } as Cut;
+      // The first connection is not tried again; a WELCOME that gets lost is a later one's.
+      const cuts = at === "WELCOME" ? [{ from: "sender", at: "DATA" } as const, cut, cut] : [cut, cut];
+      const session = await move(stream(), { ...options, connect: cutAs(cuts) });
+      expect(session.downs.length, `${at} ${hasArrived}`).toBeGreaterThan(0);
+    }
+  }
+});
+
+test("cut after any bytes, again and again", async () => {
+  const cut = fc.record({
+    from: fc.constantFrom("sender" as const, "receiver" as const),
+    bytes: fc.oneof(fc.integer({ min: 700, max: 5000 }), fc.integer({ min: 700, max: 600_000 })),
   });
-  const read = digestOf(session.destination).then((digest) => {
-    session.load();
-    return digest;
+  const way = fc.constantFrom(...Object.values(ways));
+  await fc.assert(
+    fc.asyncProperty(fc.array(cut, { maxLength: 12 }), way, async (cuts, options) => {
+      await move(stream(), { ...options, connect: cutAs(cuts) });
+    }),
+    { numRuns: 20 },
+  );
+});
+
+/** Connections with TLS, through a relay that does to them what a bad link does. */
+async function overTls(relay: FaultyRelay): Promise<SessionOptions["connect"]> {
+  const security: Security = { kind: "psk", psk: generatePsk() };
+  let accept: (connection: Connection) => void = () => {};
+  const listener = await listen({
+    ...{ host: "127.0.0.1", port: 0, security, onRejected: () => {} },
+    onConnection: (connection) => accept(connection),
   });
-  expect(await Promise.race([read, failed])).toBe(await written);
-  await session.done.promise;
-  for (const { rawOffset, ackedBytes } of session.sent) expect(rawOffset).toBeGreaterThanOrEqual(ackedBytes);
-  return session;
+  onTestFinished(async () => {
+    listener.close();
+    await relay.close();
+  });
+  relay.leadTo(listener.address);
+  const address = await relay.listen();
+  return (given) => {
+    accept = given;
+    return connect({ ...address, security });
+  };
 }
 
-describe("a session whose connection is cut", () => {
-  const stream = () => rounds(60, 6);
-  const options = { cachePages: 64 };
+test.each<[string, LinkFault, number]>([
+  ["cut 30 times", { kind: "cut", everyBytes: 60_000, times: 30 }, 30],
+  ["a bit that is flipped below TLS", { kind: "flip-bit", direction: "forward", afterBytes: 200_000 }, 1],
+  ["one that is flipped on the way back", { kind: "flip-bit", direction: "back", afterBytes: 3000 }, 1],
+])("over TLS, %s: comes out as it went in", async (_name, fault, downs) => {
+  const relay = new FaultyRelay();
+  const over = await overTls(relay);
+  await relay.set(fault);
+  const session = await move(rounds(60, 40), { cachePages: 64, connect: over });
+  expect(session.downs.length).toBeGreaterThanOrEqual(downs);
+  expect(session.downs.length).toBeLessThanOrEqual(downs + 2);
+});
 
-  test.each(["sender", "receiver"] as const)("behind each message of the %s's in turn", async (from) => {
-    const cuts = Array.from({ length: 40 }, (_, i) => ({ from, messages: i + 2 }));
-    const session = await move(stream(), { ...options, connect: cutAs(cuts) });
-    expect(session.downs.length).toBeGreaterThan(3);
+test("the receiver goes on with a newer connection, while the older one looks alive to it", async () => {
+  const relay = new FaultyRelay();
+  const over = await overTls(relay);
+  const moving = move(rounds(60, 60), { cachePages: 64, connect: over, maxBytesPerSecond: 20e6 });
+  await expect.poll(() => relay.figures().forwardBytes).toBeGreaterThan(1e6);
+  await relay.set({ kind: "half-open", told: "sender" });
+  expect((await moving).downs).toHaveLength(1);
+});
+
+/** Writes pages to a session whose destination QEMU does not read, until nothing more goes in. */
+async function fill(session: Session): Promise<void> {
+  session.destination.pause();
+  session.source.write(streamHead());
+  const records = pageRecords(1024);
+  let isHeld = false;
+  while (!isHeld && session.sender.rawBytes < 2 * WINDOW_BYTES) {
+    const drained = session.source.write(records) || once(session.source, "drain");
+    isHeld = (await Promise.race([drained, delay(300, "held")])) === "held";
+  }
+}
+
+test("a destination QEMU that is slow delays the answer, and nothing that it has is sent again", async () => {
+  const connections: ReturnType<typeof memoryConnection>[] = [];
+  const connect: SessionOptions["connect"] = (accept) => {
+    connections.push(memoryConnection());
+    accept(connections.at(-1)![1]);
+    return connections.at(-1)![0];
+  };
+  await using session = await Session.start({ connect });
+  await fill(session);
+  const { rawBytes, ackedRawBytes } = session.sender;
+  const sent = session.sent.length;
+  connections[0]![0].cut(undefined);
+  await expect.poll(() => connections.length).toBe(2);
+  await delay(100);
+  expect(session.sourceLink.isUp).toBe(false);
+  expect(session.sender.rawBytes).toBeLessThan(rawBytes + 2 ** 20); // held back, at most what was being read
+  const digest = digestOf(session.destination);
+  await expect.poll(() => session.sourceLink.isUp).toBe(true);
+  session.source.end();
+  await digest;
+  const again = session.sent[sent]!;
+  expect(again).toMatchObject({ generation: 2, rawOffset: again.ackedBytes });
+  expect(again.rawOffset).toBeGreaterThan(ackedRawBytes); // what it had got was written first
+  expect(session.receiver.rawBytes).toBe(session.sender.rawBytes);
+});
+
+test("the return path is kept until it is known to have arrived, and no more of it than 1 MiB", async () => {
+  const sent: Message[] = [];
+  const pings: ((hasCome: boolean) => void)[] = [];
+  const room: boolean[] = [];
+  const path = new ReturnPath({
+    send: (message) => void sent.push(message),
+    ping: () => new Promise((resolve) => pings.push(resolve)),
+    onRoom: (hasRoom) => void room.push(hasRoom),
   });
+  const offsets = () =>
+    sent.splice(0).map((message) => (message.type === "RETURN" ? message.returnOffset : message.type));
+  path.write(noise(1, 100_000));
+  expect(offsets()).toEqual([0, 65_536]);
+  for (let part = 0; part < 16; part++) path.write(noise(part, 65_536));
+  expect(room).toEqual([false]);
+  offsets();
+  pings.shift()!(true); // what was sent before it: the first 100,000 bytes
+  await expect.poll(() => room).toEqual([false, true]);
+  expect(path.resume(99_999)).toBe(false);
+  expect(path.resume(100_000 + 16 * 65_536 + 1)).toBe(false);
+  path.end();
+  offsets();
+  expect(path.resume(100_010)).toBe(true);
+  expect(offsets()).toEqual([100_010, ...Array.from({ length: 15 }, (_, i) => 165_536 + i * 65_536), "RETURN_END"]);
 });

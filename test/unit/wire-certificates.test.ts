@@ -270,6 +270,8 @@ test("files that are missing, doubled, mixed up, readable by others", () => {
   expect(read).toThrow(coded("WIRE_TLS_FILES", /is not the key of the certificate/));
   writeFileSync(key, "nonsense");
   expect(read).toThrow(coded("WIRE_TLS_FILES", /the server key in .* is none in PEM/));
+  writeFileSync(key, "-----BEGIN ENCRYPTED PRIVATE KEY-----");
+  expect(read).toThrow(coded("WIRE_TLS_FILES", /the server key in .* is encrypted/));
   copyFileSync(server.key, join(folder, "server-key.pem"));
   expect(read).toThrow(
     coded("WIRE_TLS_FILES", /serverkey\.pem and .*server-key\.pem are the same file under two names/),

@@ -28,6 +28,9 @@ function run(task: "pack" | "unpack", codec: "lz4" | "zstd", input: Uint8Array, 
   return Buffer.from(memory.slice(TO, TO + bytes));
 }
 
+/** More than any room that is tried. */
+const MAX_PLAIN_BYTES = 2 * MAX_BODY_BYTES;
+
 /** What the reference makes of it; nothing where it refuses. */
 function plainly(codec: "lz4" | "zstd", packed: Uint8Array, capacity: number): Uint8Array {
   if (codec === "lz4") {
@@ -35,7 +38,7 @@ function plainly(codec: "lz4" | "zstd", packed: Uint8Array, capacity: number): U
     return typeof result === "number" ? Buffer.alloc(0) : result;
   }
   try {
-    const body = zstdDecompressSync(packed);
+    const body = zstdDecompressSync(packed, { maxOutputLength: MAX_PLAIN_BYTES });
     return body.length > capacity ? Buffer.alloc(0) : body;
   } catch {
     return Buffer.alloc(0);
@@ -47,10 +50,17 @@ const pieces = () => {
   return [0, 100_000, 500_000].map((at) => bytes.subarray(at, at + 30_000));
 };
 
+/**
+ * zstdDecompressSync of Node 24.21 keeps 13 KB of each frame that it can't unpack, and two are tried here. A peer that sends such a
+ * frame is dropped.
+ */
+const ZSTD_LEAK_BYTES = 2 * 16 * 1024;
+
 const packing = (codec: "lz4" | "zstd", share: number): FuzzTarget => ({
   name: `bodies packed with ${codec}`,
   share,
   refuses: /^$/, // runJob throws nothing
+  leakBytes: codec === "zstd" ? ZSTD_LEAK_BYTES : 0,
   seeds: () =>
     pieces().map((piece) => (codec === "lz4" ? compressSync(Buffer.from(piece)).subarray(4) : zstdCompressSync(piece))),
   input: (seeds, random) => mutateBytes(random.pick(seeds), seeds, random, 100_000),

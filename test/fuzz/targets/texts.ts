@@ -1,13 +1,17 @@
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { CertificateAuthority } from "../../../lab/certificates.ts";
 import { parseRate } from "../../../src/cli/rate.ts";
 import { parseSize } from "../../../src/cli/size.ts";
 import { TraceReader, traceLine } from "../../../src/control/trace.ts";
 import { formatAddress, parseAddress } from "../../../src/wire/address.ts";
 import { formatPskFile, readPskFile } from "../../../src/wire/psk.ts";
+import { checkOwnCertificate } from "../../../src/wire/tls.ts";
+import { readTlsFolder } from "../../../src/wire/tls-files.ts";
 import { mutateBytes, mutateJson } from "../mutate.ts";
 import { type FuzzTarget, WrongOutput } from "../target.ts";
+import { newFolder, removeFolders } from "../temporary.ts";
+import { exampleLines } from "./records.ts";
 
 /** What a text is read as, and what it is written as again; both must be the same. */
 const parser = (
@@ -42,11 +46,7 @@ const amounts = (name: string, refuses: RegExp, texts: readonly string[], read: 
       throw new WrongOutput(`${JSON.stringify(text)} is read as ${read(text)}`);
   });
 
-/** The example of docs/trace-format.md. */
-function traceLines(): string[] {
-  const document = readFileSync(new URL("../../../docs/trace-format.md", import.meta.url), "utf8");
-  return document.split("\n").filter((line) => line.startsWith('{"type"'));
-}
+const traceLines = () => exampleLines("trace-format.md", /^\{"type"/);
 
 const traces: FuzzTarget = {
   name: "traces of migrations",
@@ -73,7 +73,7 @@ const traces: FuzzTarget = {
   },
 };
 
-let folder: string | undefined;
+let keyPath: string | undefined;
 
 const keys: FuzzTarget = {
   name: "key files",
@@ -82,8 +82,8 @@ const keys: FuzzTarget = {
   seeds: () => [Buffer.from(formatPskFile({ identity: "godwit", key: Buffer.alloc(32, 7) }))],
   maxBytes: 3000,
   feed(input) {
-    folder ??= mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "godwit-fuzz-"));
-    const path = join(folder, "key");
+    keyPath ??= join(newFolder(), "key");
+    const path = keyPath;
     writeFileSync(path, input);
     chmodSync(path, 0o600);
     const psk = readPskFile(path);
@@ -92,8 +92,46 @@ const keys: FuzzTarget = {
       throw new WrongOutput("a key is not read as it is written");
   },
   close: () => {
-    if (folder !== undefined) rmSync(folder, { recursive: true });
-    folder = undefined;
+    keyPath = undefined;
+    removeFolders();
+  },
+};
+
+const CERTIFICATE_FILES = ["cacert.pem", "servercert.pem", "serverkey.pem", "cacrl.pem"];
+let ca: CertificateAuthority | undefined;
+let tlsFolder: string | undefined;
+
+/** A folder as libvirt has it; a seed is one of its files, behind its number. */
+function certificateFiles(): Buffer[] {
+  ca ??= new CertificateAuthority();
+  const server = ca.issue("host-b", { names: "DNS:host-b", usage: "serverAuth" });
+  ca.revoke(ca.issue("host-c", { names: "DNS:host-c", usage: "serverAuth" }));
+  const folder = ca.tlsFolder({ server, revoked: ca.revocationList() });
+  tlsFolder = folder;
+  return CERTIFICATE_FILES.map((name, i) => Buffer.concat([Uint8Array.of(i), readFileSync(join(folder, name))]));
+}
+
+const certificates: FuzzTarget = {
+  name: "certificates and keys",
+  share: 0.2,
+  refuses: /^WIRE_(TLS_FILES|CERTIFICATE)$/,
+  seeds: certificateFiles,
+  maxBytes: 20_000,
+  async feed(input, random) {
+    if (ca === undefined) certificateFiles();
+    const path = join(tlsFolder!, CERTIFICATE_FILES[(input[0] ?? 0) % CERTIFICATE_FILES.length]!);
+    const before = readFileSync(path);
+    writeFileSync(path, input.subarray(1));
+    try {
+      readTlsFolder(tlsFolder!, "server");
+      if (random.chance(0.1)) await checkOwnCertificate(tlsFolder!, "server");
+    } finally {
+      writeFileSync(path, before);
+    }
+  },
+  close: () => {
+    ca?.[Symbol.dispose]();
+    ca = undefined;
   },
 };
 
@@ -103,4 +141,5 @@ export const TEXT_TARGETS = [
   amounts("rates", /^CLI_BAD_RATE$/, ["62500000", "60M", "62.5MB", "500Mbit/s"], parseRate),
   traces,
   keys,
+  certificates,
 ];

@@ -1,11 +1,15 @@
 import { GodwitError } from "../../../src/errors.ts";
 import type { Connection } from "../../../src/wire/connection.ts";
+import { type MessageType, messageTypeOf } from "../../../src/wire/messages.ts";
 
-/** When a connection breaks: after so many bytes, or messages, of one end's have arrived. What is on its way then is lost. */
+/** When a connection breaks, by what one end has sent. What is on its way then is lost. */
 export interface Cut {
   readonly from: "sender" | "receiver";
+  /** After so many bytes. */
   readonly bytes?: number;
-  readonly messages?: number;
+  /** At the first message of this type: that has arrived still, or not. */
+  readonly at?: MessageType;
+  readonly hasArrived?: boolean;
 }
 
 /** One end of a connection in memory. Each piece arrives in a turn of its own. */
@@ -16,9 +20,11 @@ class MemoryConnection implements Connection {
   bytesWritten = 0;
   pendingBytes = 0;
   other!: MemoryConnection;
-  /** Of what this end writes: what may still arrive. */
-  bytesLeft = Number.POSITIVE_INFINITY;
-  messagesLeft = Number.POSITIVE_INFINITY;
+  /** Of what this end writes: when it breaks. */
+  breaks: Cut | undefined;
+  /** Nothing that this end writes arrives any more, and nobody is told. */
+  isBlackHole = false;
+  #sentBytes = 0;
   readonly #arrived: { bytes: Uint8Array; done: (() => void) | undefined }[] = [];
   readonly #close: (reason: GodwitError | undefined) => void;
   #handler: ((chunk: Uint8Array) => void) | undefined;
@@ -49,6 +55,7 @@ class MemoryConnection implements Connection {
   write(pieces: readonly Uint8Array[], done?: (error?: Error | null) => void): void {
     const bytes = new Uint8Array(Buffer.concat(pieces));
     this.bytesWritten += bytes.length;
+    if (this.isBlackHole) return;
     this.other.#arrived.push({ bytes, done: () => done?.() });
     setImmediate(() => this.other.#flow());
   }
@@ -59,6 +66,7 @@ class MemoryConnection implements Connection {
 
   destroy(reason?: GodwitError): void {
     this.#end(reason);
+    if (this.isBlackHole) return;
     setImmediate(() => this.other.#end(new GodwitError("WIRE_CLOSED", "the other end has gone")));
   }
 
@@ -77,15 +85,23 @@ class MemoryConnection implements Connection {
     while (this.#handler !== undefined && !this.#isPaused && !this.#isClosed) {
       const message = this.#arrived.shift();
       if (message === undefined) return;
-      const whole = message.bytes;
-      const bytes = whole.subarray(0, this.other.bytesLeft);
-      this.other.bytesLeft -= bytes.length;
+      const arriving = this.other.#arriving(message.bytes);
+      const bytes = message.bytes.subarray(0, arriving);
       this.bytesRead += bytes.length;
       message.done?.();
       if (bytes.length > 0) this.#handOut(bytes);
-      if (--this.other.messagesLeft === 0 || this.other.bytesLeft === 0)
-        this.cut(new GodwitError("WIRE_CLOSED", "it was cut"));
+      if (arriving !== undefined) this.cut(new GodwitError("WIRE_CLOSED", "it was cut"));
     }
+  }
+
+  /** How many bytes of the message arrive before it breaks; undefined: all, and it does not. */
+  #arriving(message: Uint8Array): number | undefined {
+    const before = this.#sentBytes;
+    this.#sentBytes += message.length;
+    const { bytes, at, hasArrived } = this.breaks ?? {};
+    if (bytes !== undefined && this.#sentBytes >= bytes) return bytes - before;
+    if (at !== undefined && messageTypeOf(message[0]!) === at) return hasArrived ? message.length : 0;
+    return undefined;
   }
 
   #handOut(bytes: Uint8Array): void {
@@ -102,8 +118,6 @@ export function memoryConnection(cut?: Cut): [sender: MemoryConnection, receiver
   const [sender, receiver] = [new MemoryConnection("receiver:1"), new MemoryConnection("sender:1")];
   sender.other = receiver;
   receiver.other = sender;
-  const end = cut?.from === "receiver" ? receiver : sender;
-  end.bytesLeft = cut?.bytes ?? Number.POSITIVE_INFINITY;
-  end.messagesLeft = cut?.messages ?? Number.POSITIVE_INFINITY;
+  if (cut !== undefined) (cut.from === "sender" ? sender : receiver).breaks = cut;
   return [sender, receiver];
 }
