@@ -36,10 +36,10 @@ const { values, positionals } = parseArgs({
   },
 });
 const runs = Number(values.runs);
-if (!Number.isSafeInteger(runs) || runs < 1) throw new Error("--runs must be a number from 1 on");
+if (!Number.isSafeInteger(runs) || runs < 1) refuse("--runs must be a number from 1 on");
 const names = positionals.length > 0 ? positionals : [...CASES.keys()];
 const unknown = names.filter((name) => !CASES.has(name));
-if (unknown.length > 0) throw new Error(`no case ${unknown.join(", ")}; there are: ${[...CASES.keys()].join(", ")}`);
+if (unknown.length > 0) refuse(`no case ${unknown.join(", ")}; there are: ${[...CASES.keys()].join(", ")}`);
 
 // The lab cleans up when the process ends, and a signal alone does not count as that.
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(130));
@@ -66,6 +66,11 @@ writeFileSync(join(folder, "report.md"), `${text}\n`);
 console.log(text);
 const isGood = scored.every((run) => run.guestError === null && (run.hasEnded || run.mover === "stock"));
 process.exitCode = isGood ? 0 : 1;
+
+function refuse(why: string): never {
+  console.error(`evaluation: ${why}`);
+  process.exit(2);
+}
 
 /** All cases once, then again: what ends early has something of all. Stock QEMU goes once over each, in the first turn. */
 function turnsOf(cases: readonly Case[]): Turn[] {

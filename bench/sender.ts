@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Peer } from "../src/migration/peer.ts";
 import { StreamSender } from "../src/migration/sender.ts";
+import { SentPages } from "../src/stream/sent-pages.ts";
 import { connect } from "../src/wire/transport.ts";
 import { referableDisk } from "./disk.ts";
 import { firstMessage, packingOf, pipelineTable, type Speed, startProcess, type Workload } from "./support.ts";
@@ -35,7 +36,12 @@ async function measureSender(transport: string, workload: Workload): Promise<Spe
     greetAsSender(peer);
     await welcome.promise;
     const references = workload === "disk" ? { referable: referableDisk() } : {};
-    sender = new StreamSender(peer, { packing: packingOf(workload), ...references, onError: done.reject });
+    sender = new StreamSender(peer, {
+      packing: packingOf(workload),
+      ...references,
+      sentPages: new SentPages(),
+      onError: done.reject,
+    });
     const path = join(folder, "stream");
     const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(path);
     await once(server, "listening");

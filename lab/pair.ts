@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { createHosts, type Hosts, type HostsOptions } from "./hosts.ts";
 import type { QemuVersion } from "./qemus.ts";
+import { startSavedVm } from "./saved-vm.ts";
 import { startVm, type Vm, type VmOptions } from "./vm.ts";
 
 /** Options of {@link startPair}: those of the source, and where the destination differs. */
@@ -11,6 +12,8 @@ export interface PairOptions
   readonly destinationQemu?: QemuVersion;
   /** Does the destination run by itself when the migration is complete (no `-S`)? Default: false. */
   readonly destinationAutostart?: boolean;
+  /** Does the guest go on from where one like it was saved, instead of booting? Default: false. See saved-vm.ts. */
+  readonly saved?: boolean;
 }
 
 /** Two hosts, a VM whose guest is ready on the one, and a QEMU that waits for it on the other. */
@@ -34,7 +37,8 @@ export async function startPair(options: PairOptions = {}): Promise<StartedPair>
   await using stack = new AsyncDisposableStack();
   const hosts = stack.use(await createHosts(options));
   const uuid = randomUUID();
-  const source = stack.use(await startVm({ ...options, uuid, name: "source", host: hosts.source }));
+  const start = options.saved ? startSavedVm : startVm;
+  const source = stack.use(await start({ ...options, uuid, name: "source", host: hosts.source }));
   const { disk } = source;
   const destination = stack.use(await startDestination(options, uuid, hosts, disk));
   return pairOf({ options, uuid, disk, resources: stack.move() }, hosts, source, destination);

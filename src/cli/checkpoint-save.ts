@@ -5,7 +5,7 @@ import { cancelOnSignals } from "./cancel.ts";
 import { savedLine } from "./checkpoint-report.ts";
 import { complain } from "./complain.ts";
 import { EXIT, exitCodeOf } from "./exit-codes.ts";
-import { formatBytes } from "./format.ts";
+import { formatBytes, oneLine } from "./format.ts";
 import { jsonDocumentOption, placeOf, type StoreOptions, stateDirOption, storeSizeOption } from "./options.ts";
 import { openOutputs } from "./output.ts";
 import { openProgressLine } from "./progress-line.ts";
@@ -47,6 +47,7 @@ async function save(options: SaveOptions): Promise<void> {
       qmpPath: options.qmp,
       place: placeOf(options),
       signal: cancellation.signal,
+      onWarning: (message) => stderr.write(`godwit: ${oneLine(message)}\n`),
       onProgress: (done, total) => progress.show(`saving: ${formatBytes(done)} of ${formatBytes(total)}`),
     });
     const { checkpoint, ...times } = saved;

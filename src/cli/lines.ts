@@ -112,9 +112,9 @@ function sourceSummary(summary: SourceSummary): string[] {
   const ratio = wireBytes > 0 ? ` (${(rawBytes / wireBytes).toFixed(1)} : 1)` : "";
   return [
     `completed: the VM ${isPaused ? "is paused" : "runs"} at the destination`,
-    `  total     ${formatDuration(totalMs)}, ${rounds} ${rounds === 1 ? "round" : "rounds"}`,
+    `  total     ${formatDuration(totalMs)}, ${rounds} ${rounds === 1 ? "round" : "rounds"}${expectedTotalText(summary)}`,
     `  downtime  ${isPaused ? "none, the VM was paused already" : downtimeText(downtimeMs, downtimeParts)}`,
-    ...(isPaused ? [] : predictedLines(summary)),
+    ...(isPaused ? [] : expectedDowntimeLines(summary)),
     `  bytes     ${formatBytes(rawBytes)} -> ${formatBytes(wireBytes)} on the wire${ratio}`,
     `  memory    ${formatBytes(memoryBytes)}, pages sent: ${pagesText(summary)}`,
     ...savedLines(summary),
@@ -140,26 +140,34 @@ function endedLine({ status, totalMs, wireBytes }: SourceSummary | DestinationSu
   return `${status === "in-doubt" ? "in doubt" : status} after ${formatDuration(totalMs)}${sent}`;
 }
 
-function downtimeText(downtimeMs: number, parts: DowntimeParts): string {
-  const named: Record<keyof DowntimeParts, string> = {
-    residualMs: "residual",
-    transferMs: "transfer",
-    loadMs: "load",
-    handoffMs: "hand-off",
-    resumeMs: "resume",
-  };
-  const keys = Object.keys(named) as (keyof DowntimeParts)[];
-  return `${formatDuration(downtimeMs)}: ${keys.map((key) => `${named[key]} ${formatDuration(parts[key])}`).join(", ")}`;
+const PART_NAMES: Readonly<Record<keyof DowntimeParts, string>> = {
+  residualMs: "residual",
+  transferMs: "transfer",
+  loadMs: "load",
+  handoffMs: "hand-off",
+  resumeMs: "resume",
+};
+
+function partsText(msOf: (part: keyof DowntimeParts) => number): string {
+  const parts = Object.keys(PART_NAMES) as (keyof DowntimeParts)[];
+  return parts.map((part) => `${PART_NAMES[part]} ${formatDuration(msOf(part))}`).join(", ");
 }
 
-/** What had been predicted of it: the downtime just before the guest was stopped, the total time once two rounds were through. */
-function predictedLines({ predictedDowntimeMs, predictedTotalMs }: SourceSummary): string[] {
+function downtimeText(downtimeMs: number, parts: DowntimeParts): string {
+  return `${formatDuration(downtimeMs)}: ${partsText((part) => parts[part])}`;
+}
+
+/** `; expected after 4.0 s: 6.5 s (6.0 s to 7.1 s)`. */
+function expectedTotalText({ predictedTotalMs }: SourceSummary): string {
+  if (predictedTotalMs === null) return "";
+  return `; expected after ${formatDuration(predictedTotalMs.atMs)}: ${estimateText(predictedTotalMs)}`;
+}
+
+/** What the downtime was expected to be just before the guest was stopped. */
+function expectedDowntimeLines({ predictedDowntimeMs, predictedDowntimeParts: parts }: SourceSummary): string[] {
   if (predictedDowntimeMs === null) return [];
-  const total =
-    predictedTotalMs === null
-      ? ""
-      : `; total ${estimateText(predictedTotalMs)}, told after ${formatDuration(predictedTotalMs.atMs)}`;
-  return [`  predicted downtime ${estimateText(predictedDowntimeMs)}${total}`];
+  const byPart = parts === null ? "" : `: ${partsText((part) => parts[part].expected)}`;
+  return [`  expected  ${estimateText(predictedDowntimeMs)}${byPart}`];
 }
 
 /** What was not sent, by form; and how what was left was compressed. */

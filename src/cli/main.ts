@@ -12,7 +12,9 @@ import { planCommand } from "./plan.ts";
 import { keepMemoryOutOfDumps } from "./process-limits.ts";
 import { receiveCommand } from "./receive.ts";
 import { replayCommand } from "./replay.ts";
+import { resolveCommand } from "./resolve.ts";
 import { sendCommand } from "./send.ts";
+import { statusCommand } from "./status.ts";
 
 const HELP = `
 Examples:
@@ -29,6 +31,8 @@ const program = new Command("godwit")
   .addHelpText("after", HELP)
   .addCommand(sendCommand())
   .addCommand(receiveCommand())
+  .addCommand(statusCommand())
+  .addCommand(resolveCommand())
   .addCommand(checkpointCommand())
   .addCommand(keyCommand())
   .addCommand(indexCommand())

@@ -1,9 +1,11 @@
 import { InvalidArgumentError, Option } from "commander";
 import type { CheckpointPlace } from "../migration/checkpoint-take.ts";
 import type { DiskPaths } from "../migration/disk-paths.ts";
+import { RECONNECT_FOR_MS } from "../migration/link.ts";
 import { stateDirOf } from "../store/state-dir.ts";
 import { parseAddress } from "../wire/address.ts";
 import { parseThreads } from "./compression.ts";
+import { parseDuration } from "./duration.ts";
 import { parseRate } from "./rate.ts";
 import type { SecurityOptions } from "./security-options.ts";
 import { parseSize } from "./size.ts";
@@ -16,6 +18,7 @@ export interface CommonOptions extends SecurityOptions {
   disk?: DiskPaths;
   threads?: number;
   deltaCache?: number;
+  reconnectFor: number;
 }
 
 export function qmpOption(side: "source" | "destination"): Option {
@@ -37,6 +40,15 @@ export const jsonDocumentOption = () => new Option("--json", "write one JSON doc
 
 export const allowOlderQemuOption = () =>
   new Option("--allow-older-qemu", "let the VM go to a QEMU older than its own, which may fail");
+
+/** Milliseconds. */
+export const reconnectForOption = () =>
+  new Option(
+    "--reconnect-for <s>",
+    "how long the other end is waited for when the connection is lost: 90, 10min; 0: not at all",
+  )
+    .argParser((text) => parseDuration(text, "s"))
+    .default(RECONNECT_FOR_MS, "10min");
 
 export const stateDirOption = () =>
   new Option(

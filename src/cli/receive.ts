@@ -12,6 +12,7 @@ import {
   diskOption,
   jsonOption,
   qmpOption,
+  reconnectForOption,
   stateDirOption,
   threadsOption,
 } from "./options.ts";
@@ -50,6 +51,7 @@ export function receiveCommand(): Command {
     .addOption(deltaCacheOption())
     .addOption(diskOption())
     .addOption(allowOlderQemuOption())
+    .addOption(reconnectForOption())
     .addHelpText("after", HELP)
     .action(receive);
 }
@@ -71,6 +73,8 @@ function receive(options: ReceiveOptions): Promise<never> {
       openCheckpoints: options.checkpointRefs ? () => openCheckpoints(stateDirOf(options.stateDir)) : undefined,
       deltaCacheBytes: options.deltaCache,
       allowOlderQemu: options.allowOlderQemu ?? false,
+      reconnectForMs: options.reconnectFor,
+      stateDir: stateDirOf(options.stateDir),
       ...(options.threads !== undefined && { threads: options.threads }),
     }),
   );

@@ -16,6 +16,7 @@ import {
   maxBandwidthOption,
   placeOf,
   qmpOption,
+  reconnectForOption,
   type StoreOptions,
   stateDirOption,
   storeSizeOption,
@@ -66,6 +67,7 @@ export function sendCommand(): Command {
     .option("--no-checkpoint-refs", "send pages whole that stand in a checkpoint which the destination has kept")
     .addOption(deltaCacheOption())
     .addOption(allowOlderQemuOption())
+    .addOption(reconnectForOption())
     .option("--keep-checkpoint", "keep the VM's memory here once it has left, for when it comes back", true)
     .option("--no-keep-checkpoint", "keep nothing of it")
     .addOption(stateDirOption())
@@ -114,6 +116,7 @@ function send(options: SendOptions): Promise<never> {
       tracePath: options.trace,
       keepCheckpoint: options.keepCheckpoint ? placeOf(options) : undefined,
       allowOlderQemu: options.allowOlderQemu ?? false,
+      reconnectForMs: options.reconnectFor,
       quit: options.quit ?? false,
     }),
   );

@@ -22,6 +22,8 @@ import { WorkingSetModel } from "./working-set.ts";
 const FLOOR_MS = 2;
 /** A limit that differs by less is the same, unless it would now be met by what was left last. */
 const SAME_LIMIT = 1.04;
+/** Likewise while rounds shrink: it only says when they are small enough. */
+const SAME_FLOOR = 2;
 /** Where QEMU multiplies the limit with its own estimate, the limit follows that when it changes by so much (as a logarithm). */
 const OWN_CHANGE = 0.1;
 /** A round that QEMU cut short by an early look, with more than this share of it unsent, does not show all that was dirtied in it. */
@@ -32,6 +34,8 @@ const PROJECT_FROM_MS = 3000;
 const FOUND = { expected: 0.97, low: 0.8, high: 1.05 };
 /** The rest is simulated anew once the migration has lasted so many times as long: a few dozen times in all. */
 const FORECAST_AGAIN = 1.1;
+/** A throttle that no round shows by then is not going to be in force. */
+const THROTTLE_MS = 10_000;
 /** Rounds without a new least that show that there will be none. */
 const FRUITLESS_ROUNDS = 3;
 
@@ -59,6 +63,8 @@ export class AdaptivePolicy implements Policy {
   #setBytes = 0;
   #setBandwidth = 1;
   #throttlePercent = 0;
+  /** When that was asked for; undefined once a whole round has shown what it does. */
+  #throttledMs: number | undefined;
   #hasEnded = false;
   /** --max-downtime can't be kept, and was given up. */
   #isDowntimeBroken = false;
@@ -88,6 +94,9 @@ export class AdaptivePolicy implements Policy {
     const guestMs = round.durationMs * (1 - round.throttlePercent / 100);
     if (isWhole) this.#model.add({ guestMs, pages: round.dirtiedPages });
     const pages = round.remainingBytes / PAGE_BYTES;
+    if (this.#throttledMs !== undefined && !this.#isThrottleAwaited(round, isWhole)) this.#throttledMs = undefined;
+    if (this.#throttledMs !== undefined)
+      return this.#decide(round.atMs, round.remainingBytes, round.round + 1, this.#tick?.wireBytes ?? 0);
     if (this.#settling !== undefined) this.#settling.onRound(round, pages, isWhole);
     else if (before !== undefined && this.#hasStoppedShrinking(before, round)) {
       this.#settling = new Settling(this.#model, this.#link, round, pages);
@@ -117,7 +126,7 @@ export class AdaptivePolicy implements Policy {
   }
 
   #foreseeRest(): Rest | null {
-    const { meanPagesPerMs: pagesPerMs, wireBytesPerPage, goodputBytesPerSecond, roundTripMs } = this.#link;
+    const { settledPagesPerMs: pagesPerMs, wireBytesPerPage, goodputBytesPerSecond, roundTripMs } = this.#link;
     const fixedMs = this.#downtime.fixedMs(goodputBytesPerSecond, roundTripMs).expected;
     const { unsteadiness } = this.#model;
     const isSteady = unsteadiness !== null && unsteadiness <= STEADY_SHARE && this.#link.slowMs === 0;
@@ -134,6 +143,13 @@ export class AdaptivePolicy implements Policy {
     if (decision === undefined) return this.#accept(atMs);
     this.#hasEnded = decision.kind === "switch" || decision.kind === "abort";
     return decision;
+  }
+
+  /** QEMU throttles the guest only seconds later: what rounds leave until then is no reason to throttle it more. */
+  #isThrottleAwaited({ atMs, durationMs, throttlePercent }: RoundSample, isWhole: boolean): boolean {
+    const askedMs = this.#throttledMs ?? atMs;
+    const isShown = isWhole && throttlePercent >= this.#throttlePercent && atMs - durationMs > askedMs;
+    return !isShown && atMs - askedMs < THROTTLE_MS;
   }
 
   /** More rounds cost what they take, and save by how much shorter the next one is. */
@@ -216,6 +232,7 @@ export class AdaptivePolicy implements Policy {
     if (this.#throttlePercent === MAX_PERCENT) return this.#breakDowntime(say.throttleNotEnough(predicted));
     const percent = throttleFor(this.#model, this.#link.pagesPerMs, most, this.#throttlePercent);
     this.#throttlePercent = percent;
+    this.#throttledMs = atMs;
     this.#settling = undefined; // Rounds shrink again.
     this.#least = undefined;
     return { kind: "throttle", percent, reason: say.throttling(predicted, percent) };
@@ -255,7 +272,8 @@ export class AdaptivePolicy implements Policy {
   ): Decision | undefined {
     const thresholdBytes = bytesOf(Math.min(pages, this.#mostPages()));
     const lastPages = this.#settling?.lastPages ?? Number.POSITIVE_INFINITY;
-    const isNear = thresholdBytes < this.#setBytes * SAME_LIMIT && thresholdBytes > this.#setBytes / SAME_LIMIT;
+    const same = this.#settling === undefined ? SAME_FLOOR : SAME_LIMIT;
+    const isNear = thresholdBytes < this.#setBytes * same && thresholdBytes > this.#setBytes / same;
     const isMet = thresholdBytes > bytesOf(lastPages);
     const { hasSwitchoverBandwidth } = this.#facts;
     const ownBytesPerSecond = this.#tick?.qemuBytesPerSecond || this.#link.goodputBytesPerSecond;

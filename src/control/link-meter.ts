@@ -11,10 +11,13 @@ const GAP_MS = 2000;
 /** The pace of shorter rounds is that of QEMU looking for dirty pages. */
 const PACE_MS = 200;
 const PACES = 4;
+/** Fewer rounds than that may have been slower than the next ones, by up to so much. */
+const FASTER = 1.2;
 /** The pace of a round leaves out that of its sync. */
 const PACE_MARGIN = 1.1;
-/** How much a round counts beside the earlier ones in the cost of a page. */
-const COST_WEIGHT = 0.5;
+/** In the cost of a page, earlier rounds count half beside a long one, and as they did beside one of far fewer pages than these. */
+const COST_REST = 0.5;
+const COST_PAGES = 4096;
 
 /** The link as the samples show it: how fast pages go over it, and whether it stands still. */
 export class LinkMeter {
@@ -22,7 +25,8 @@ export class LinkMeter {
   #goodputBytesPerSecond = 0;
   #roundTripMs = 0;
   #restoreBytesPerSecond = Number.POSITIVE_INFINITY;
-  #wireBytesPerPage = PAGE_BYTES;
+  /** Of the pages sent, the last ones counting most. */
+  #cost = { pages: 0, wireBytes: 0 };
   #hasDirtyCost = false;
   /** Of the last rounds. */
   readonly #paces: { pages: number; ms: number }[] = [];
@@ -48,7 +52,8 @@ export class LinkMeter {
 
   /** What a page of the working set costs on the wire: of the rounds after the bulk round, as far as there are any. */
   get wireBytesPerPage(): number {
-    return this.#wireBytesPerPage;
+    const { pages, wireBytes } = this.#cost;
+    return pages > 0 ? Math.max(1, wireBytes / pages) : PAGE_BYTES;
   }
 
   /** The link is slower than usual for a while: no moment to switch over. */
@@ -61,16 +66,19 @@ export class LinkMeter {
     return this.#slowMs;
   }
 
-  /** How long `pages` of the working set take while the guest is stopped, should the link go on as it did. */
+  /**
+   * How long `pages` of the working set take while the guest is stopped, should the link go on as it did. A guest that runs holds up
+   * QEMU, where both want the CPU; stopped it may not: between the pace that was possible and the one that was reached.
+   */
   sendMs(pages: number): Estimate {
     const { levelBytesPerSecond } = this.#history;
-    const bytes = pages * this.#wireBytesPerPage;
-    const byLink = this.#history.sendMs(bytes, this.#goodputBytesPerSecond);
-    // What the link's changes add is measured; the pace itself is that of the rounds, which knows more than the link.
-    const steadyMs =
-      pages / this.meanPagesPerMs - (levelBytesPerSecond > 0 ? (bytes * 1000) / levelBytesPerSecond : byLink.expected);
-    const of = (ms: number) => Math.max(0, steadyMs + ms);
-    return { expected: of(byLink.expected), low: of(byLink.low), high: of(byLink.high) };
+    const bytes = pages * this.wireBytesPerPage;
+    const { expected, low, high } = this.#history.sendMs(bytes, this.#goodputBytesPerSecond);
+    // The pace is that of the rounds, which knows more than the link; what the link's changes add is measured.
+    const steadyMs = levelBytesPerSecond > 0 ? (bytes * 1000) / levelBytesPerSecond : expected;
+    const [best, mean] = [this.pagesPerMs, this.meanPagesPerMs];
+    const at = (pagesPerMs: number, ms: number) => Math.max(0, pages / pagesPerMs + ms - steadyMs);
+    return { expected: at(Math.sqrt(best * mean), expected), low: at(best, low), high: at(mean, high) };
   }
 
   /**
@@ -78,7 +86,7 @@ export class LinkMeter {
    * rounds: where they cost little, the link is not what holds them up.
    */
   get pagesPerMs(): number {
-    const byLink = (this.#history.levelBytesPerSecond || this.#goodputBytesPerSecond) / this.#wireBytesPerPage / 1000;
+    const byLink = (this.#history.levelBytesPerSecond || this.#goodputBytesPerSecond) / this.wireBytesPerPage / 1000;
     const best = this.#paces.reduce((best, { pages, ms }) => Math.max(best, pages / ms), 0);
     const seen = best > 0 ? best * PACE_MARGIN : Number.POSITIVE_INFINITY;
     return Math.min(byLink, seen, this.#restoreBytesPerSecond / PAGE_BYTES / 1000);
@@ -89,6 +97,14 @@ export class LinkMeter {
     const pages = this.#paces.reduce((sum, pace) => sum + pace.pages, 0);
     const ms = this.#paces.reduce((sum, pace) => sum + pace.ms, 0);
     return ms > 0 ? Math.min(this.pagesPerMs, pages / ms) : this.pagesPerMs;
+  }
+
+  /** Expected of the rounds to come: a first round is slower than later ones, as the caches of all on its way are cold. */
+  get settledPagesPerMs(): number {
+    const mean = this.meanPagesPerMs;
+    if (this.#paces.length >= PACES) return mean;
+    const byLink = (this.#history.levelBytesPerSecond || this.#goodputBytesPerSecond) / this.wireBytesPerPage / 1000;
+    return Math.sqrt(mean * Math.max(mean, Math.min(byLink, FASTER * mean)));
   }
 
   /** Nothing arrives, though there is something to send. Says nothing of the workload. */
@@ -145,13 +161,11 @@ export class LinkMeter {
       this.#paces.push({ pages, ms });
       if (this.#paces.length > PACES) this.#paces.shift();
     }
-    const cost = Math.max(1, sumOf(round.wireBytesByForm, forms) / pages);
-    if (round.round === 0) this.#wireBytesPerPage = cost;
-    else {
-      const weight = this.#hasDirtyCost ? COST_WEIGHT : 1;
-      this.#wireBytesPerPage += (cost - this.#wireBytesPerPage) * weight;
-      this.#hasDirtyCost = true;
-    }
+    const wireBytes = sumOf(round.wireBytesByForm, forms);
+    // The cost of the bulk round is that of other pages: it counts until there are dirty ones.
+    const rest = this.#hasDirtyCost ? Math.max(COST_REST, Math.exp(-pages / COST_PAGES)) : 0;
+    this.#cost = { pages: this.#cost.pages * rest + pages, wireBytes: this.#cost.wireBytes * rest + wireBytes };
+    this.#hasDirtyCost = round.round > 0;
   }
 
   #stillBytes(ms: number): number {

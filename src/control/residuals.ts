@@ -38,6 +38,10 @@ export class ResidualHistory {
     this.#residuals = [];
   }
 
+  get count(): number {
+    return this.#residuals.length;
+  }
+
   get last(): number {
     return this.#residuals.at(-1)?.pages ?? Number.POSITIVE_INFINITY;
   }

@@ -30,6 +30,10 @@ const LOOK_ACCEPTS = 0.004;
  */
 const NARROW_FROM = 0.55;
 const NARROW_ROUNDS = 5;
+/** Past that it goes on at this share of its pace: 2 % a round. */
+const PAST_SHARE = 0.25;
+/** No look for a quieter moment promises less than this share of what looking often is expected to leave. */
+const HOPELESS_SHARE = 1 / 3;
 /** Rounds that the model predicts to be longer than this many times those that were seen are not believed. */
 const LONGER_ROUND = 1.5;
 /** What looking more often leaves is predicted about so well. */
@@ -41,12 +45,16 @@ const FIRE_MARGIN = 1.1;
 /** A guest that in the last round dirtied less than this share of what was sent has gone quiet: less will be left at once. */
 const QUIET_SHARE = 0.2;
 /** Above the level that is waited for, so that it is met when it comes again. */
-const LEVEL_MARGIN = 1.02;
+const LEVEL_MARGIN = 1.03;
 /** A link that changed by more than this makes what was left before another matter. */
 const OTHER_LINK = 1.3;
 /** A level that is left less often than this, and so much less than what is left now, is one to wait for. */
 const VALLEY_MS = 4 * ITERATION_MS;
 const VALLEY_SHARE = 0.7;
+
+/** So many whole rounds in a row that left more than the one before, each by no more than this, are of a load that grows; twice as many where the model missed. */
+const GROWING_ROUNDS = 4;
+const GROWING_SHARE = 1.3;
 
 /** What is accepted now, and why. */
 export interface Acceptance {
@@ -79,6 +87,14 @@ export class Settling {
   #isQuiet = false;
   #isSteady = false;
   #isNarrowingUseless = false;
+  /** The link's lost time when the last round ended. */
+  #slowMs: number;
+  /** The least that a whole round left. */
+  #leastWholePages: number;
+  #growingRounds = 0;
+  #isGrowing = false;
+  /** A round left much less than the one before: there are valleys. */
+  #hasFallen = false;
 
   constructor(model: WorkingSetModel, link: LinkMeter, round: RoundSample, pages: number) {
     this.#model = model;
@@ -86,6 +102,8 @@ export class Settling {
     this.#sinceMs = round.atMs;
     this.#stillMs = link.stillMs;
     this.#pagesPerMs = link.pagesPerMs;
+    this.#slowMs = link.slowMs;
+    this.#leastWholePages = pages;
     this.#residuals.add(round.atMs, pages);
     this.#plan(1 - round.throttlePercent / 100);
   }
@@ -106,7 +124,8 @@ export class Settling {
    */
   isOutOfReach(atMs: number, pages: number, isImpatient: boolean): boolean {
     const waitedMs = this.#waitedMs(atMs);
-    const lookedMs = isImpatient ? 0 : this.#lookMs;
+    const isHopeless = this.#residuals.count > 1 && this.#rollingPages * HOPELESS_SHARE > pages;
+    const lookedMs = isImpatient || isHopeless ? 0 : this.#lookMs;
     if (this.#residuals.least <= pages || waitedMs < lookedMs) return false;
     const narrowedMs = waitedMs - (this.#lookedMs ?? lookedMs);
     return this.#rollingPages > pages * ROLLING_MARGIN || narrowedMs >= NARROW_ROUNDS * this.#roundMs;
@@ -114,7 +133,19 @@ export class Settling {
 
   /** A further round has ended, with `pages` left; `isWhole`: the model knows it. */
   onRound(round: RoundSample, pages: number, isWhole: boolean): void {
-    this.#isNarrowingUseless ||= this.#isSteady && !isWhole && pages > USELESS_SHARE * this.#residuals.least;
+    if (isWhole) this.#leastWholePages = Math.min(this.#leastWholePages, pages);
+    else if (this.#link.slowMs === this.#slowMs) {
+      this.#isNarrowingUseless ||= this.#isSteady && pages > USELESS_SHARE * this.#leastWholePages;
+    }
+    this.#slowMs = this.#link.slowMs;
+    const growth = pages / this.#residuals.last;
+    if (isWhole) this.#growingRounds = growth > 1 + WORTH && growth < GROWING_SHARE ? this.#growingRounds + 1 : 0;
+    this.#hasFallen ||= growth < 1 / GROWING_SHARE;
+    if (this.#growingRounds === GROWING_ROUNDS * (this.#wasUnsteady ? 2 : 1) && !this.#hasFallen) {
+      // What was left before does not come again, nor will there be a better moment.
+      this.#isGrowing = true;
+      this.#residuals.clear();
+    }
     this.#residuals.add(round.atMs, pages);
     this.#isQuiet = round.dirtiedPages < QUIET_SHARE * this.#link.pagesPerMs * round.durationMs;
     if (isWhole) this.#plan(1 - round.throttlePercent / 100);
@@ -128,7 +159,7 @@ export class Settling {
     const waitedMs = this.#waitedMs(atMs);
     const low = Math.max(floorPages, LOOK_ACCEPTS * this.#residuals.mean);
     const lowest = { pages: low, waitMs: 0 };
-    if (waitedMs < this.#lookMs) {
+    if (waitedMs < this.#lookMs && !(this.#isGrowing && !this.#hasFallen)) {
       this.#lookedMs = undefined;
       return { pages: low, why: "looking", untilMs: atMs + this.#lookMs - waitedMs, level: lowest };
     }
@@ -137,15 +168,19 @@ export class Settling {
     const sinceMs = waitedMs - this.#lookedMs;
     const level = this.#residuals.bestLevel(pagesPerMs, WORTH) ?? { pages: last, waitMs: 0 };
     const narrowMs = NARROW_ROUNDS * this.#roundMs;
-    const narrowed = Math.min(1, NARROW_FROM + ((1 - NARROW_FROM) * sinceMs) / narrowMs);
+    const rise = ((1 - NARROW_FROM) * sinceMs) / narrowMs;
+    // Past the level it rises on slowly, where there is no valley to wait for: samples are not exact, and a little more costs little.
+    const past = this.#wasUnsteady ? 0 : Math.max(0, NARROW_FROM + rise - 1) * PAST_SHARE;
+    const narrowed = Math.min(1, NARROW_FROM + rise) + past;
     // Past the time in which it should have come, more and more is accepted, so that every migration ends.
     const lateMs = Math.max(0, sinceMs - narrowMs - Math.min(level.waitMs, this.#lookMs));
     if (this.#isQuiet && lateMs === 0) {
       return { pages: low, why: "quiet", untilMs: atMs + last / pagesPerMs, level: lowest };
     }
     if (this.#isNarrowingUseless && lateMs < 2 * narrowMs) {
-      const pages = last <= level.pages * LEVEL_MARGIN ? last * FIRE_MARGIN : low;
-      return { pages, why: "stopped", untilMs: atMs + level.waitMs, level };
+      const isMet = last <= level.pages * LEVEL_MARGIN;
+      const pages = isMet ? last * FIRE_MARGIN : low;
+      return { pages, why: isMet ? "stopped" : "valley", untilMs: atMs + level.waitMs, level };
     }
     const wantedPages = level.pages * LEVEL_MARGIN * narrowed;
     const mostPages = Math.max(wantedPages, this.#residuals.most * LEVEL_MARGIN);

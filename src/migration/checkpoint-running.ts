@@ -10,7 +10,7 @@ import { createKernels } from "./kernels.ts";
 import { listenOnce } from "./listen-once.ts";
 import { Failure, withTimeout } from "./outcome.ts";
 import { makeSocketFolder } from "./socket-folder.ts";
-import { SourceVm } from "./source-vm.ts";
+import { type SourceSetup, SourceVm } from "./source-vm.ts";
 import { RawWindow } from "./window.ts";
 
 /** For QEMU to connect to our socket after `migrate`. */
@@ -41,11 +41,16 @@ const LAST_SYNC = 3;
  *
  * A QEMU before 8.1 may stop an idle guest for some ms, before it hears that it is enough.
  *
+ * @param noteSettings as in SourceSetup: what QEMU is to be set to again, should we be killed
  * @returns for how long the guest was stopped
  * @throws GodwitError QMP_WRONG_STATE, QMP_CAPABILITY, MIGRATION_SOURCE_FAILED, MIGRATION_TIMEOUT, what the checkpoint's writer
  * throws, or the signal's reason: the VM is as before. QMP_CLOSED, MIGRATION_NOT_RESUMED: nobody knows
  */
-export async function captureRunning(qmp: QmpClient, capture: Capture): Promise<{ stoppedMs: number }> {
+export async function captureRunning(
+  qmp: QmpClient,
+  capture: Capture,
+  noteSettings: NonNullable<SourceSetup["noteSettings"]>,
+): Promise<{ stoppedMs: number }> {
   const { signal } = capture;
   const failure = new Failure();
   const onAbort = () => failure.report(signal?.reason);
@@ -66,7 +71,7 @@ export async function captureRunning(qmp: QmpClient, capture: Capture): Promise<
   void qmp.closed.then((error) => failure.report(error));
   let received: Promise<void>;
   try {
-    await failure.or(vm.start(server.path, { limit: LIMIT, capabilities: NEVER_SWITCH }));
+    await failure.or(vm.start(server.path, { limit: LIMIT, capabilities: NEVER_SWITCH, noteSettings }));
     const ended = vm.completed(failure.signal);
     const connected = withTimeout(server.accepted, CONNECT_TIMEOUT_MS, "QEMU did not connect to godwit's socket");
     const stream = new StreamToCheckpoint(

@@ -3,9 +3,11 @@ import type { RunState } from "../qemu/commands.ts";
 import { readFacts } from "../qemu/facts.ts";
 import { QmpClient } from "../qemu/qmp.ts";
 import type { ListedCheckpoint } from "../store/checkpoint-folder.ts";
+import { SessionStore } from "../store/session-store.ts";
 import { captureRunning } from "./checkpoint-running.ts";
 import { captureStopped } from "./checkpoint-stopped.ts";
 import { type CheckpointPlace, type OnCaptured, takeCheckpoint } from "./checkpoint-take.ts";
+import { noteSettingsOf, putBackLeftSettings } from "./left-settings.ts";
 
 export interface SaveOptions {
   readonly qmpPath: string;
@@ -13,6 +15,8 @@ export interface SaveOptions {
   readonly signal?: AbortSignal | undefined;
   /** A few times a second. */
   readonly onProgress: OnCaptured;
+  /** Is told, in one clause, what an earlier program has left that could not be put right. */
+  readonly onWarning: (message: string) => void;
 }
 
 export interface SavedCheckpoint {
@@ -35,9 +39,19 @@ const NO_MEMORY: Partial<Record<RunState, string>> = {
 /**
  * Saves a checkpoint of the VM of a QEMU, which goes on as before.
  *
- * @throws GodwitError QMP_* and what takeCheckpoint, captureRunning and captureStopped throw; nothing is kept then
+ * Settings of QEMU that are changed for it stand in a journal meanwhile. Those that an earlier program, which was killed, has left
+ * changed are put back first.
+ *
+ * @throws GodwitError QMP_*, STORE_STATE_DIR, STORE_FULL, STORE_NOT_WRITABLE, and what takeCheckpoint, captureRunning and captureStopped
+ * throw; nothing is kept then
  */
-export async function saveCheckpoint({ qmpPath, place, signal, onProgress }: SaveOptions): Promise<SavedCheckpoint> {
+export async function saveCheckpoint({
+  qmpPath,
+  place,
+  signal,
+  onProgress,
+  onWarning,
+}: SaveOptions): Promise<SavedCheckpoint> {
   const startMs = performance.now();
   using qmp = await QmpClient.connect(qmpPath);
   const vm = await readFacts(qmp);
@@ -46,10 +60,13 @@ export async function saveCheckpoint({ qmpPath, place, signal, onProgress }: Sav
   if (why !== undefined) {
     throw new GodwitError("QMP_WRONG_STATE", `QEMU has no memory to save: ${why}`, { path: qmpPath, runState: status });
   }
+  const sessions = await SessionStore.open(place.stateDir);
+  await putBackLeftSettings(qmp, sessions, onWarning);
   let stoppedMs: number | null = null;
   const checkpoint = await takeCheckpoint({ place, vm, origin: "saved", signal, onProgress }, async (capture) => {
-    if (status === "running") ({ stoppedMs } = await captureRunning(qmp, capture));
-    else await captureStopped(qmp, capture);
+    if (status !== "running") return captureStopped(qmp, capture);
+    await using notes = await noteSettingsOf(qmp, vm, sessions);
+    ({ stoppedMs } = await captureRunning(qmp, capture, notes.note));
   });
   return { checkpoint, ms: performance.now() - startMs, stoppedMs };
 }

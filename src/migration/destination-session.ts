@@ -4,27 +4,32 @@ import { PAGE_FORMAT } from "../compact/limits.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
+import type { Journal } from "../store/journal.ts";
 import type { Address } from "../wire/address.ts";
-import type { Connection } from "../wire/connection.ts";
 import type { Message } from "../wire/messages.ts";
 import type { Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
 import { AgreedCheckpoints, type HeldCheckpoints } from "./agreed-checkpoints.ts";
 import { AgreedDisks, type DiskOpener } from "./agreed-disks.ts";
 import { CpuMeter } from "./costs.ts";
+import { DestinationHandOff, type DestinationOutcome } from "./destination-hand-off.ts";
+import { DestinationLink } from "./destination-link.ts";
 import type { DestinationVm } from "./destination-vm.ts";
 import { type DiskPaths, disksAt } from "./disk-paths.ts";
 import { openDestinationDisks } from "./disk-readers.ts";
 import type { DestinationSummary, EventListener, Status } from "./events.ts";
 import { assertExpectedVm, assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
+import type { Hello } from "./hello.ts";
+import { type LinkUp, RECONNECT_FOR_MS } from "./link.ts";
 import { Cancelled, Failure } from "./outcome.ts";
-import { Peer } from "./peer.ts";
+import type { Peer } from "./peer.ts";
 import { StreamReceiver } from "./receiver.ts";
+import { beginJournal } from "./session-journal.ts";
 import { makeSocketFolder } from "./socket-folder.ts";
 import { WINDOW_BYTES } from "./window.ts";
 
-/** How long a peer may take to say HELLO once it is authenticated. */
-export const HELLO_TIMEOUT_MS = 10_000;
+/** For how long a sender may be away that has sent nothing of its VM: it holds up others. */
+const NOTHING_SENT_AWAY_MS = 30_000;
 /** How often progress is reported. */
 const PROGRESS_MS = 250;
 /** How long QEMU gets to say over QMP why it closed the stream. */
@@ -44,6 +49,10 @@ export interface DestinationOptions {
   diskPaths?: DiskPaths | undefined;
   /** Worker threads; default: the cores to spare. */
   threads?: number;
+  /** For how long a sender whose connection was lost is waited for, in milliseconds; 0: not at all. Default: RECONNECT_FOR_MS. */
+  reconnectForMs?: number | undefined;
+  /** What this host keeps; undefined: no journal. */
+  stateDir?: string | undefined;
   /** Memory for the page cache for deltas; default: cachePagesOf. */
   deltaCacheBytes?: number | undefined;
   /** How disks are opened that pages may be read from; default: openDestinationDisks. */
@@ -54,103 +63,121 @@ export interface DestinationOptions {
   onEvent: EventListener;
 }
 
-type Hello = Extract<Message, { type: "HELLO" }>;
-type Phase = "greeting" | "streaming" | "loaded" | "committed";
+type Welcome = Extract<Message, { type: "WELCOME" }>;
 
-/** One connection of a sender, from HELLO to RUNNING or to the end. */
+/** A sender's migration, whatever number of connections it takes: from its first HELLO until it is settled where the VM is. */
 export class Session {
   readonly #options: DestinationOptions;
   readonly #qmp: QmpClient;
   readonly #vm: DestinationVm;
   readonly #facts: VmFacts;
-  readonly #peer: Peer;
+  readonly #hello: Hello;
   readonly #startMs: number;
+  /** Why it does not go on as it was. */
   readonly #failure = new Failure();
-  readonly #hello = Promise.withResolvers<Hello>();
   readonly #firstData = Promise.withResolvers<void>();
-  readonly #switchover = Promise.withResolvers<void>();
-  readonly #commit = Promise.withResolvers<{ run: boolean }>();
   readonly #receiver: StreamReceiver;
+  readonly #link: DestinationLink;
   readonly #cpu = new CpuMeter();
   #disks: Promise<AgreedDisks> | undefined;
   #checkpoints: Promise<AgreedCheckpoints> | undefined;
-  #phase: Phase = "greeting";
-  #session: string | null = null;
-  #loadMs: number | null = null;
-  #resumeMs: number | null = null;
+  #welcome: Welcome | undefined;
+  #journal: Journal | undefined;
+  /** From here on our QEMU may have been touched. */
+  #handOff: DestinationHandOff | undefined;
+  /** On which connection SWITCHOVER was heard last. */
+  #switchedOverOn = 0;
   #reported = { atMs: performance.now(), wireBytes: 0 };
 
+  /** @param peer who has said `hello` */
   constructor(
     options: DestinationOptions,
     qmp: QmpClient,
     vm: DestinationVm,
     facts: VmFacts,
-    connection: Connection,
+    { peer, hello }: { peer: Peer; hello: Hello },
     startMs: number,
   ) {
     this.#options = options;
     this.#qmp = qmp;
     this.#vm = vm;
     this.#facts = facts;
+    this.#hello = hello;
     this.#startMs = startMs;
-    this.#receiver = new StreamReceiver({
+    const receiver = new StreamReceiver({
       cachePages: cachePagesOf(options.deltaCacheBytes, facts.memoryBytes),
-      send: (message) => this.#peer.send(message),
-      onRoom: () => this.#peer.onRoom(),
+      send: (message) => this.#link.send(message),
+      onRoom: () => this.#link.onRoom(),
       onError: (error) => this.#onStreamError(error),
-      ping: () => this.#peer.ping(),
-      wireBytes: () => this.#peer.receivedBytes,
+      ping: () => this.#link.ping(),
+      wireBytes: () => this.#link.receivedBytes,
       ...(options.threads !== undefined && { threads: options.threads }),
       onWarning: (message) => this.#warn(message),
     });
-    this.#peer = new Peer(connection, "receiver", {
-      onMessage: (message) => this.#onMessage(message),
-      onData: (header) => {
-        this.#firstData.resolve();
-        return this.#receiver.onData(header);
+    this.#receiver = receiver;
+    this.#link = new DestinationLink({
+      hello,
+      handler: {
+        onMessage: (message) => this.#onMessage(message),
+        onData: (header) => {
+          this.#firstData.resolve();
+          return receiver.onData(header);
+        },
+        onDataComplete: (header, body) => receiver.onDataComplete(header, body),
+        onRepair: (header) => receiver.onRepair(header),
+        onRepairComplete: () => receiver.onRepairComplete(),
       },
-      onDataComplete: (header, body) => this.#receiver.onDataComplete(header, body),
-      onRepair: (header) => this.#receiver.onRepair(header),
-      onRepairComplete: () => this.#receiver.onRepairComplete(),
+      reconnectForMs: 0, // until it was answered
+      settle: () => receiver.detach(),
+      welcome: (generation, rawOffset) => this.#welcomeAgain(generation, rawOffset),
+      onDown: (reason) => this.#onLinkDown(reason),
+      onUp: (hello, up) => this.#onLinkUp(hello, up),
+      onGaveUp: (error) => this.#onLinkGivenUp(error),
     });
-    this.#peer.closed.then(
-      () => this.#onPeerGone(new GodwitError("WIRE_CLOSED", `${this.#peer.address} closed the connection`)),
-      (error) => this.#onPeerGone(error),
-    );
+    this.#link.begin(peer);
+  }
+
+  /** The id of the migration. */
+  get id(): string {
+    return this.#hello.session;
+  }
+
+  /** Takes a later connection that names this session, or refuses it. */
+  attach(peer: Peer, hello: Hello): Promise<void> {
+    return this.#link.offer(peer, hello);
   }
 
   cancel(reason: Cancelled): void {
-    if (this.#phase !== "committed") this.#failure.report(reason);
-    else this.#warn("it is too late to cancel: the VM is ours, and is being started");
+    if (this.#handOff === undefined) this.#failure.report(reason);
+    else if (this.#handOff.isCommitted) this.#warn("it is too late to cancel: the VM is ours");
+    else this.#handOff.cancelled(reason);
+  }
+
+  /** Our QEMU has ended. */
+  qemuGone(error: GodwitError): void {
+    if (this.#handOff === undefined) this.#failure.report(destinationIsGone(error));
+    else this.#handOff.qemuGone(destinationIsGone(error));
   }
 
   async run(): Promise<DestinationSummary> {
-    let status: Status = "completed";
-    void this.#qmp.closed.then((error) => error && this.#failure.report(destinationIsGone(error)));
+    let status: Status;
     try {
       await this.#greet();
-      await this.#stream();
-      await this.#takeOver();
+      await this.#failure.or(this.#firstData.promise);
+      status = settledStatus(await this.#take(), this.#options.onEvent);
     } catch (error) {
-      status = await this.#giveUp(error);
+      status = this.#refuse(error);
     } finally {
       this.#receiver.stop();
-      this.#peer.end();
+      this.#link.end();
       await this.#closePlaces();
+      await this.#journal?.close();
     }
     return this.#summary(status);
   }
 
   async #greet(): Promise<void> {
-    const late = setTimeout(
-      () =>
-        this.#failure.report(
-          new GodwitError("MIGRATION_TIMEOUT", `${this.#peer.address} connected, but sent no HELLO`),
-        ),
-      HELLO_TIMEOUT_MS,
-    );
-    const hello = await this.#failure.or(this.#hello.promise).finally(() => clearTimeout(late));
-    this.#session = hello.session;
+    const [hello, link] = [this.#hello, this.#link];
     assertPageFormat(hello.pageFormat, PAGE_FORMAT);
     const theirs = parseFacts(hello.vm);
     assertExpectedVm(theirs, this.#options.vm);
@@ -158,7 +185,7 @@ export class Session {
     const { disks, checkpoints } = await this.#failure.or(this.#openPlaces(hello, theirs));
     const cachePages = Math.min(hello.cachePages, this.#receiver.cachePages);
     this.#receiver.useCache(cachePages);
-    this.#peer.send({
+    this.#welcome = {
       type: "WELCOME",
       session: hello.session,
       generation: hello.generation,
@@ -171,16 +198,28 @@ export class Session {
       cachePages,
       rawOffset: 0,
       windowBytes: WINDOW_BYTES,
-    });
-    checkpoints.tell(this.#peer);
+    };
+    link.send(this.#welcome);
+    link.reconnectForMs = Math.min(this.#reconnectForMs, NOTHING_SENT_AWAY_MS);
+    link.peer?.startPulse();
+    if (link.peer !== undefined) checkpoints.tell(link.peer);
     this.#options.onEvent({
       event: "connected",
       session: hello.session,
-      peer: this.#peer.address,
+      peer: link.address,
       vm: theirs,
       roundTripMs: 0,
       checkpoint: newestOf(checkpoints.offers),
     });
+  }
+
+  get #reconnectForMs(): number {
+    return this.#options.reconnectForMs ?? RECONNECT_FOR_MS;
+  }
+
+  #welcomeAgain(generation: number, rawOffset: number): Welcome {
+    const state = this.#handOff?.sessionState ?? "streaming";
+    return { ...this.#welcome!, generation, rawOffset, state };
   }
 
   /** Opens what the source may refer to and stands here. */
@@ -203,115 +242,116 @@ export class Session {
       await places?.close().catch((error) => this.#warn(messageOf(error)));
   }
 
+  /** From the first record of the journal until it is settled where the VM is. */
+  async #take(): Promise<DestinationOutcome> {
+    const [link, vm, receiver] = [this.#link, this.#vm, this.#receiver];
+    const { session, tagKey } = this.#hello;
+    const notes = { session, role: "destination", peer: link.address, secret: tagKey, guestRuns: true } as const;
+    this.#journal = await this.#failure.or(
+      beginJournal(this.#options.stateDir, { ...notes, vm: this.#facts, qmp: this.#qmp }),
+    );
+    link.reconnectForMs = this.#reconnectForMs;
+    const handOff = new DestinationHandOff({
+      link,
+      vm,
+      journal: this.#journal,
+      rawBytes: () => receiver.rawBytes,
+      onEvent: this.#options.onEvent,
+      onDecided: (reason) => this.#failure.report(reason),
+    });
+    this.#handOff = handOff;
+    if (!link.isUp) handOff.linkDown();
+    if (this.#switchedOverOn === link.generation) handOff.heard({ type: "SWITCHOVER" });
+    this.#feed(handOff).catch((error) => handOff.failed(error));
+    return handOff.ended;
+  }
+
   /** Feeds the destination QEMU until it has loaded the VM. */
-  async #stream(): Promise<void> {
-    this.#peer.startPulse();
+  async #feed(handOff: DestinationHandOff): Promise<void> {
     await using folder = await makeSocketFolder(this.#options.qmpPath);
     const path = join(folder.path, "destination.sock");
-    // The sender may still refuse us, and QEMU can be told to take a VM only once: wait for the first data.
-    this.#phase = "streaming";
-    await this.#failure.or(this.#firstData.promise);
     await this.#failure.or(this.#vm.start(path));
     await this.#failure.or(this.#receiver.connect(path));
-    this.#peer.onRoom();
+    this.#link.onRoom();
     const reporting = setInterval(() => this.#reportProgress(), PROGRESS_MS);
     try {
       await this.#failure.or(this.#vm.loaded(this.#failure.signal));
     } finally {
       clearInterval(reporting);
     }
-    this.#loadMs = performance.now() - this.#receiver.lastWriteMs;
-    await this.#failure.or(this.#switchover.promise);
-    this.#phase = "loaded";
-    this.#peer.send({ type: "LOADED", loadMs: this.#loadMs, rawBytes: this.#receiver.rawBytes });
-    this.#options.onEvent({ event: "loaded", loadMs: this.#loadMs });
-  }
-
-  async #takeOver(): Promise<void> {
-    const { run } = await this.#failure.or(this.#commit.promise);
-    this.#resumeMs = run ? await this.#vm.run() : 0;
-    this.#options.onEvent({ event: "running", resumeMs: this.#resumeMs, isPaused: !run });
-    try {
-      this.#peer.send({ type: "RUNNING", resumeMs: this.#resumeMs });
-    } catch {
-      // The connection is gone. The VM is ours all the same, and the source stays stopped.
-    }
+    handOff.loaded(performance.now() - this.#receiver.lastWriteMs);
   }
 
   #onMessage(message: Message): void {
     switch (message.type) {
-      case "HELLO":
-        return this.#hello.resolve(message);
-      case "REFUSE":
-      case "ABORT":
-        return this.#failure.report(new GodwitError("PEER_ABORTED", `the source gave up: ${message.message}`));
       case "END":
         return this.#receiver.onEndOfStream(message.rawBytes);
       case "SWITCHOVER":
-        void this.#checkpoints?.then((checkpoints) => checkpoints.stopTelling());
-        this.#options.onEvent({ event: "switchover", elapsedMs: performance.now() - this.#startMs });
-        return this.#switchover.resolve();
+        this.#onSwitchover();
+        return this.#handOff?.heard(message);
+      case "ABORT":
+      case "REFUSE":
+        if (this.#handOff !== undefined && message.type === "ABORT") return this.#handOff.heard(message);
+        return this.#failure.report(new GodwitError("PEER_ABORTED", `the source gave up: ${message.message}`));
       case "COMMIT":
-        if (this.#failure.signal.aborted) return; // We have given up already, and the source will be told.
-        this.#phase = "committed";
-        this.#options.onEvent({ event: "committed" });
-        return this.#commit.resolve({ run: message.run });
+      case "SETTLED":
+        return this.#handOff?.heard(message);
       default:
         throw new GodwitError("WIRE_OUT_OF_ORDER", `a sender does not send ${message.type}`);
     }
   }
 
-  /** After COMMIT the VM is ours, whatever becomes of the connection. */
-  #onPeerGone(error: GodwitError): void {
-    if (this.#phase !== "committed") this.#failure.report(error);
+  #onSwitchover(): void {
+    void this.#checkpoints?.then((checkpoints) => checkpoints.stopTelling());
+    if (this.#switchedOverOn === 0)
+      this.#options.onEvent({ event: "switchover", elapsedMs: performance.now() - this.#startMs });
+    this.#switchedOverOn = this.#link.generation;
+    if (!this.#handOff?.isCommitted) this.#link.hurry();
+  }
+
+  #onLinkUp(hello: Hello, { generation, awayMs }: LinkUp): void {
+    // Who wants to settle has no stream any more, and no return path.
+    if (hello.purpose !== "settle") {
+      this.#receiver.attach(hello.returnOffset);
+      const peer = this.#link.peer!;
+      void this.#checkpoints?.then((checkpoints) => checkpoints.tell(peer, hello.knownHashes));
+    }
+    this.#options.onEvent({ event: "reconnected", generation, peer: this.#link.address, awayMs: awayMs ?? 0 });
+    this.#handOff?.linkUp(generation);
+  }
+
+  #onLinkDown({ message }: GodwitError): void {
+    void this.#receiver.detach();
+    this.#options.onEvent({ event: "disconnected", reason: message });
+    this.#handOff?.linkDown();
+  }
+
+  #onLinkGivenUp(error: unknown): void {
+    if (this.#handOff !== undefined) this.#handOff.linkGivenUp(error);
+    else this.#failure.report(error);
   }
 
   /** A QEMU that refuses the stream closes its socket a moment before it says why. */
   #onStreamError(error: GodwitError): void {
     const waitMs = error.code === "MIGRATION_DESTINATION_SOCKET" ? REASON_WAIT_MS : 0;
-    setTimeout(() => this.#failure.report(error), waitMs);
+    setTimeout(() => this.#handOff?.failed(error), waitMs);
   }
 
-  /** After a failure: makes sure that the VM never runs here, then tells the source, then the user. */
-  async #giveUp(error: unknown): Promise<Status> {
-    const isCancelled = error instanceof Cancelled;
-    const code = error instanceof GodwitError ? error.code : undefined;
-    if (this.#phase === "committed" && code !== "MIGRATION_DESTINATION_NOT_RUNNING") {
-      // It may have run already: the source must not be told that it has not.
-      this.#report(error, "the VM is ours, and may have run here; the source keeps it stopped");
-      return "in-doubt";
-    }
-    let here = "no VM was taken, the destination QEMU waits as before";
-    if (code === "MIGRATION_DESTINATION_GONE") {
-      here = "the VM does not run here; the source keeps it";
-    } else if (this.#vm.hasStarted) {
-      try {
-        await this.#vm.giveUp();
-        here = "the VM does not run here: the destination QEMU was ended; the source keeps it";
-      } catch (cause) {
-        this.#report(error, `the destination QEMU holds a copy of the VM and does not end: ${messageOf(cause)}`);
-        return "in-doubt";
-      }
-    }
-    this.#tellPeer(error);
-    if (isCancelled) this.#options.onEvent({ event: "cancelled", vm: here });
-    else this.#report(error, here);
-    if (isCancelled) return "cancelled";
-    return this.#vm.hasStarted ? "failed" : "refused";
-  }
-
-  #tellPeer(error: unknown): void {
+  /** Our QEMU was not touched: the sender is told, and we listen on. */
+  #refuse(error: unknown): Status {
+    const here = "no VM was taken, the destination QEMU waits as before";
     const code = error instanceof GodwitError ? error.code : "MIGRATION_FAILED";
-    try {
-      this.#peer.send({ type: this.#phase === "greeting" ? "REFUSE" : "ABORT", code, message: messageOf(error) });
-    } catch {
-      // It has said goodbye itself, or never said HELLO.
-    }
+    const isGone = code === "MIGRATION_DESTINATION_GONE";
+    const type = this.#welcome === undefined ? "REFUSE" : "ABORT";
+    this.#link.send({ type, code, message: messageOf(error) });
+    if (error instanceof Cancelled) this.#options.onEvent({ event: "cancelled", vm: here });
+    else this.#report(error, isGone ? "the VM does not run here; the source keeps it" : here);
+    return error instanceof Cancelled ? "cancelled" : "refused";
   }
 
   #reportProgress(): void {
     const now = performance.now();
-    const { wireBytes } = this.#peer;
+    const { wireBytes } = this.#link;
     const seconds = (now - this.#reported.atMs) / 1000;
     this.#options.onEvent({
       event: "receiving",
@@ -336,9 +376,9 @@ export class Session {
       event: "summary",
       role: "destination",
       status,
-      session: this.#session,
+      session: this.#hello.session,
       totalMs: performance.now() - this.#startMs,
-      wireBytes: this.#peer.wireBytes,
+      wireBytes: this.#link.wireBytes,
       rawBytes: this.#receiver.rawBytes,
       diskPages: this.#receiver.counts.diskPages,
       checkpointPages: this.#receiver.counts.checkpointPages,
@@ -346,10 +386,19 @@ export class Session {
       deltaPages: this.#receiver.counts.deltaPages,
       nackedPages: this.#receiver.nackedPages,
       cpuSeconds: { total: this.#cpu.seconds, unpack: this.#receiver.unpackMs / 1000 },
-      loadMs: this.#loadMs,
-      resumeMs: this.#resumeMs,
+      loadMs: this.#handOff?.loadMs ?? null,
+      resumeMs: this.#handOff?.resumeMs ?? null,
     };
   }
+}
+
+/** Says how a session has ended that had begun, and what that is called. */
+export function settledStatus({ end, reason, whereabouts }: DestinationOutcome, onEvent: EventListener): Status {
+  if (end === "completed") return "completed";
+  const isCancelled = reason instanceof Cancelled && end === "aborted";
+  onEvent(isCancelled ? { event: "cancelled", vm: whereabouts } : errorEvent(reason, whereabouts, "destination"));
+  if (end === "in-doubt") return "in-doubt";
+  return isCancelled ? "cancelled" : "failed";
 }
 
 /** The error of a session whose QEMU has ended. */

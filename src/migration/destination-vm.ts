@@ -27,6 +27,13 @@ export class DestinationVm {
     return new DestinationVm(qmp);
   }
 
+  /** One that an earlier process has told to take a migration. */
+  static left(qmp: QmpClient): DestinationVm {
+    const vm = new DestinationVm(qmp);
+    vm.#hasStarted = true;
+    return vm;
+  }
+
   /** Whether it was told to take a migration: then it can only go on to run this VM or be ended. */
   get hasStarted(): boolean {
     return this.#hasStarted;

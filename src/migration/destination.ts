@@ -4,12 +4,17 @@ import { QmpClient } from "../qemu/qmp.ts";
 import type { Connection } from "../wire/connection.ts";
 import { listen } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
-import { type DestinationOptions, destinationIsGone, HELLO_TIMEOUT_MS, Session } from "./destination-session.ts";
+import { type DestinationOptions, destinationIsGone, Session, settledStatus } from "./destination-session.ts";
 import { DestinationVm } from "./destination-vm.ts";
 import { listDisksAt } from "./disk-paths.ts";
 import type { DestinationSummary, Status } from "./events.ts";
+import { type Hello, readHello, refuse } from "./hello.ts";
+import type { LeftSession } from "./left-session.ts";
+import { RECONNECT_FOR_MS } from "./link.ts";
 import { Cancelled } from "./outcome.ts";
-import { Peer } from "./peer.ts";
+import type { Peer } from "./peer.ts";
+import { ProbeAnswer } from "./plan/probe-answer.ts";
+import { LeftSessions } from "./settle-destination.ts";
 
 /**
  * Receives one VM into the QEMU of `qmpPath`, which was started with `-incoming defer -S`.
@@ -27,6 +32,8 @@ class Destination {
   readonly #startMs = performance.now();
   readonly #settled = Promise.withResolvers<DestinationSummary>();
   #current: Session | undefined;
+  #left: LeftSessions | undefined;
+  #probe: ProbeAnswer | undefined;
   #isQemuGone = false;
 
   constructor(options: DestinationOptions) {
@@ -35,43 +42,104 @@ class Destination {
 
   async run(): Promise<DestinationSummary> {
     const { signal, onEvent } = this.#options;
-    const onAbort = () => this.#onAbort();
     let summary: DestinationSummary;
     try {
       if (signal?.aborted) throw new Cancelled(messageOf(signal.reason));
-      using qmp = await QmpClient.connect(this.#options.qmpPath);
-      const vm = await DestinationVm.open(qmp);
-      const facts = await readFacts(qmp);
-      await listDisksAt(qmp, this.#options.diskPaths ?? new Map()); // what is wrong with them is said now
-      const listener = await this.#listen(qmp, vm, facts);
-      signal?.addEventListener("abort", onAbort);
-      void qmp.closed.then((error) => error && this.#onQemuGone(error));
-      onEvent({ event: "listening", ...listener.address });
-      summary = await this.#settled.promise.finally(() => listener.close());
+      const { reconnectForMs = RECONNECT_FOR_MS } = this.#options;
+      this.#left = await LeftSessions.open({ ...this.#options, reconnectForMs });
+      summary = await (this.#left.current === undefined ? this.#receive() : this.#settleLeft(this.#left.current));
     } catch (error) {
       this.#report(error);
       summary = this.#emptySummary(error instanceof Cancelled ? "cancelled" : "refused");
-    } finally {
-      signal?.removeEventListener("abort", onAbort);
     }
+    await this.#left?.end(new Cancelled("the receiver ends"));
     onEvent(summary);
     return summary;
   }
 
-  #listen(qmp: QmpClient, vm: DestinationVm, facts: VmFacts) {
+  /** Takes a VM of whoever moves one here. */
+  async #receive(): Promise<DestinationSummary> {
+    const { signal, onEvent, qmpPath, diskPaths = new Map() } = this.#options;
+    const onAbort = () => this.#onAbort();
+    try {
+      using qmp = await QmpClient.connect(qmpPath);
+      const vm = await DestinationVm.open(qmp);
+      const facts = await readFacts(qmp);
+      await listDisksAt(qmp, diskPaths); // what is wrong with them is said now
+      const listener = await this.#listen((connection) => this.#onConnection(connection, qmp, vm, facts));
+      signal?.addEventListener("abort", onAbort);
+      void qmp.closed.then((error) => error && this.#onQemuGone(error));
+      onEvent({ event: "listening", ...listener.address });
+      return await this.#settled.promise.finally(() => {
+        listener.close();
+        this.#probe?.end("the destination ends");
+      });
+    } finally {
+      signal?.removeEventListener("abort", onAbort);
+    }
+  }
+
+  /** Our QEMU is that of a session which an earlier process began: it is settled first, and nothing else is taken. */
+  async #settleLeft(session: LeftSession): Promise<DestinationSummary> {
+    const { signal, onEvent } = this.#options;
+    const onAbort = () => session.cancel(new Cancelled(messageOf(signal?.reason)));
+    const listener = await this.#listen(async (connection) => {
+      const { peer, hello } = await readHello(connection);
+      if (await this.#left!.offer(peer, hello)) return;
+      refuse(peer, "MIGRATION_BUSY", "an earlier migration to this QEMU is not settled yet");
+    });
+    signal?.addEventListener("abort", onAbort);
+    onEvent({
+      event: "warning",
+      message: `going on with session ${session.id}, which an earlier godwit receive began`,
+    });
+    onEvent({ event: "listening", ...listener.address });
+    try {
+      const outcome = await session.ended;
+      return { ...this.#emptySummary(settledStatus(outcome, onEvent)), session: session.id };
+    } finally {
+      signal?.removeEventListener("abort", onAbort);
+      listener.close();
+    }
+  }
+
+  #listen(onConnection: (connection: Connection) => Promise<void>) {
     return listen({
       ...this.#options.listen,
       security: this.#options.security,
-      onConnection: async (connection) => {
-        if (this.#current !== undefined) return turnAway(connection);
-        this.#current = new Session(this.#options, qmp, vm, facts, connection, this.#startMs);
-        const summary = await this.#current.run();
-        this.#current = undefined;
-        const isOver = summary.status === "completed" || vm.hasStarted || this.#isQemuGone;
-        if (isOver || this.#options.once) this.#settled.resolve(summary);
-      },
+      onConnection,
       onRejected: (error) => this.#options.onEvent({ event: "warning", message: error.message }),
     });
+  }
+
+  /** Who it is, and whether it is for the session that there is, for a new one, or only measures the link. */
+  async #onConnection(connection: Connection, qmp: QmpClient, vm: DestinationVm, facts: VmFacts): Promise<void> {
+    const greeted = await readHello(connection);
+    const { peer, hello } = greeted;
+    const current = this.#current;
+    if (hello.purpose === "plan") return this.#measure(peer, hello, facts);
+    if (current?.id === hello.session) return current.attach(peer, hello);
+    if (await this.#left!.offer(peer, hello)) return;
+    if (hello.generation > 1) return refuse(peer, "MIGRATION_UNKNOWN_SESSION", "no such migration is under way here");
+    if (current !== undefined) return refuse(peer, "MIGRATION_BUSY", "another migration to this QEMU is under way");
+    this.#probe?.end("a migration begins");
+    this.#current = new Session(this.#options, qmp, vm, facts, greeted, this.#startMs);
+    const summary = await this.#current.run();
+    this.#current = undefined;
+    const isOver = summary.status === "completed" || vm.hasStarted || this.#isQemuGone;
+    if (isOver || this.#options.once) this.#settled.resolve(summary);
+  }
+
+  #measure(peer: Peer, hello: Hello, facts: VmFacts): void {
+    if (this.#current !== undefined || (this.#probe !== undefined && !this.#probe.isOver))
+      return refuse(peer, "MIGRATION_BUSY", "another migration or plan is under way");
+    try {
+      const probe = new ProbeAnswer(peer, hello, facts, { allowOlderQemu: this.#options.allowOlderQemu ?? false });
+      peer.handler = { onMessage: (message) => probe.onMessage(message) };
+      this.#probe = probe;
+    } catch (error) {
+      refuse(peer, (error as GodwitError).code, messageOf(error));
+    }
   }
 
   #onAbort(): void {
@@ -83,7 +151,8 @@ class Destination {
   /** A session that runs notices by itself, and ends. */
   #onQemuGone(error: GodwitError): void {
     this.#isQemuGone = true;
-    if (this.#current === undefined) this.#settled.reject(destinationIsGone(error));
+    if (this.#current !== undefined) this.#current.qemuGone(error);
+    else this.#settled.reject(destinationIsGone(error));
   }
 
   #report(error: unknown): void {
@@ -97,16 +166,4 @@ class Destination {
     const nothing = { wireBytes: 0, rawBytes: 0, ...pages, cpuSeconds, loadMs: null, resumeMs: null };
     return { event: "summary", role: "destination", status, session: null, totalMs, ...nothing };
   }
-}
-
-/** One VM at a time: a second sender is told so. */
-function turnAway(connection: Connection): void {
-  const peer = new Peer(connection, "receiver", {
-    onMessage: (message) => {
-      if (message.type !== "HELLO") return;
-      peer.send({ type: "REFUSE", code: "MIGRATION_BUSY", message: "another migration to this QEMU is under way" });
-      peer.end();
-    },
-  });
-  setTimeout(() => peer.destroy(), HELLO_TIMEOUT_MS).unref();
 }

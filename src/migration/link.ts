@@ -3,6 +3,9 @@ import { Backlog } from "../wire/backlog.ts";
 import type { Message, MessageType } from "../wire/messages.ts";
 import type { Peer, PeerHandler } from "./peer.ts";
 
+/** For how long a lost connection is waited for, unless a user says otherwise. */
+export const RECONNECT_FOR_MS = 600_000;
+
 export interface LinkOptions {
   /** Gets what the other end says, whatever connection it comes on; nothing of one that was lost. */
   readonly handler: PeerHandler;

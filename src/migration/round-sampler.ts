@@ -69,11 +69,20 @@ export class RoundSampler {
     return pagesSent(this.#sampled.sender.counts) - this.#lastSync.pages;
   }
 
-  /** QEMU has looked for dirty pages for the `pass`th time. @returns false if that was known */
-  onSync(pass: number, atMs: number): boolean {
+  /**
+   * QEMU has looked for dirty pages for the `pass`th time.
+   *
+   * @param atMs when it did
+   * @param nowMs by when it is known: what was sent in between belongs to the next round
+   * @returns false if that was known
+   */
+  onSync(pass: number, atMs: number, nowMs = atMs): boolean {
     if (pass <= this.#syncs) return false;
     if (pass > 1) this.#sampled.sentPages.nextRound();
-    this.#lastSync = this.#mark(atMs);
+    const mark = this.#mark(atMs);
+    const before = this.#lastSync;
+    const late = (nowMs - atMs) / Math.max(nowMs - before.atMs, 1);
+    this.#lastSync = { ...mark, pages: mark.pages - (mark.pages - before.pages) * Math.min(1, Math.max(0, late)) };
     if (this.#syncs === 0) this.#start = this.#lastSync;
     this.#syncs = pass;
     return true;

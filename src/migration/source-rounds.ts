@@ -14,12 +14,12 @@ import { momentOf } from "./downtime.ts";
 import { earlierMigrations } from "./earlier.ts";
 import type { EventListener, SourceSummary } from "./events.ts";
 import { PROGRAM } from "./greeting.ts";
-import { type Predicted, Predictions } from "./predictions.ts";
+import { NOTHING_PREDICTED, type Predicted, Predictions } from "./predictions.ts";
 import { ProgressMeter, pagesSent } from "./progress.ts";
 import { RoundSampler, type Sampled } from "./round-sampler.ts";
 import type { StreamSender } from "./sender.ts";
 import type { SourceOffers } from "./source-offers.ts";
-import type { SourceVm } from "./source-vm.ts";
+import type { SourceSetup, SourceVm } from "./source-vm.ts";
 import { Steering } from "./steering.ts";
 import { TraceRecorder } from "./trace-recorder.ts";
 
@@ -42,7 +42,7 @@ export interface ControlOptions {
 
 export interface RoundsParts {
   readonly qmp: QmpClient;
-  readonly vm: Pick<SourceVm, "hasSwitchoverBandwidth" | "start" | "setLimit" | "setThrottle">;
+  readonly vm: Pick<SourceVm, "guestRuns" | "hasSwitchoverBandwidth" | "start" | "setLimit" | "setThrottle">;
   readonly peer: Sampled["peer"];
   readonly sender: Sampled["sender"] & Pick<StreamSender, "rawBytes">;
   /** Those that `sender` notes. */
@@ -52,6 +52,7 @@ export interface RoundsParts {
   /** When the migration began, of performance.now: all times count from there. */
   readonly startMs: number;
   readonly onEvent: EventListener;
+  readonly noteSettings?: NonNullable<SourceSetup["noteSettings"]>;
   /** The policy gives the migration up. */
   readonly giveUp: (error: GodwitError) => void;
 }
@@ -116,8 +117,9 @@ export class SourceRounds {
     return this.#meter.rounds;
   }
 
+  /** Nothing of a guest that does not run. */
   get predicted(): Predicted {
-    return this.#predictions.all;
+    return this.#parts.vm.guestRuns ? this.#predictions.all : NOTHING_PREDICTED;
   }
 
   /** What was sent from the last sync with the guest running on; null unless it was stopped. */
@@ -128,7 +130,7 @@ export class SourceRounds {
 
   /** Starts the migration to a unix socket, with QEMU set as the policy wants it. */
   async start(socketPath: string): Promise<void> {
-    const { vm, facts, peer } = this.#parts;
+    const { vm, facts, peer, noteSettings } = this.#parts;
     const { hasSwitchoverBandwidth } = vm;
     const { major, minor, micro } = facts.qemuVersion;
     this.#recorder.begin({
@@ -154,6 +156,7 @@ export class SourceRounds {
       maxBytesPerSecond: settings.maxBytesPerSecond,
       capabilities: settings.autoConverge ? { "auto-converge": true } : {},
       canThrottle: this.#promises.onStall === "throttle",
+      ...(noteSettings && { noteSettings }),
     });
   }
 
@@ -258,7 +261,7 @@ export class SourceRounds {
   }
 
   #syncTo(pass: number, atMs: number): void {
-    if (this.#sampler.onSync(pass, atMs)) this.#meter.onSync();
+    if (this.#sampler.onSync(pass, atMs, this.#nowMs)) this.#meter.onSync();
   }
 
   #report(progress: MigrationProgress, nowMs: number): void {

@@ -11,6 +11,7 @@ import {
   waitForMigrationStatus,
 } from "../qemu/migrate.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
+import type { QemuSettings } from "../store/journal-format.ts";
 
 /** States from which a migration does not go on. */
 const ENDED: readonly MigrationStatus[] = ["none", "completed", "failed", "cancelled"];
@@ -18,6 +19,18 @@ const ENDED: readonly MigrationStatus[] = ["none", "completed", "failed", "cance
 const CANCEL_TIMEOUT_MS = 30_000;
 /** Capabilities with which QEMU does not write one stream to one socket (QEMU qapi/migration.json, MigrationCapability). */
 const OTHER_WAYS = ["multifd", "mapped-ram", "background-snapshot", "x-colo", "rdma-pin-all"];
+
+/** What `start`, `setLimit` and `setThrottle` may change. */
+const CHANGED_PARAMETERS = [
+  "max-bandwidth",
+  "downtime-limit",
+  "avail-switchover-bandwidth",
+  "throttle-trigger-threshold",
+  "cpu-throttle-initial",
+  "cpu-throttle-increment",
+  "cpu-throttle-tailslow",
+  "max-cpu-throttle",
+] as const satisfies readonly (keyof MigrationParameters)[];
 
 /** Least of what QEMU takes for its throttle: as good as none. */
 const LEAST_PERCENT = 1;
@@ -29,6 +42,8 @@ export interface SourceSetup {
   readonly maxBytesPerSecond?: number | null;
   /** Those that are to be otherwise than for `send`, where QEMU has them. */
   readonly capabilities?: Readonly<Record<string, boolean>>;
+  /** Is told QEMU's settings before any is changed, all that may be changed; and null once they are back. */
+  readonly noteSettings?: (settings: QemuSettings | null) => Promise<void>;
   /** Allows for `setThrottle`: QEMU throttles the guest by itself, so it is held to next to nothing until it is asked for. */
   readonly canThrottle?: boolean;
 }
@@ -46,6 +61,7 @@ export class SourceVm {
   #undoParameters: MigrationParameters = {};
   /** As they were before the migration. */
   #parameters: MigrationParameters;
+  #noteSettings: SourceSetup["noteSettings"];
 
   private constructor(qmp: QmpClient, guestRuns: boolean, parameters: MigrationParameters) {
     this.#qmp = qmp;
@@ -85,8 +101,19 @@ export class SourceVm {
     const usual = { events: true, "return-path": true, "pause-before-switchover": false, "switchover-ack": false };
     const throttle = setup.canThrottle ? { "auto-converge": true } : {};
     const wanted = { ...usual, ...throttle, ...setup.capabilities };
-    this.#undoCapabilities = await setCapabilities(this.#qmp, wanted);
     this.#parameters = await this.#qmp.execute("query-migrate-parameters");
+    if (setup.noteSettings !== undefined) {
+      const capabilities = await migrationCapabilities(this.#qmp);
+      const are = Object.keys(wanted).flatMap((name) =>
+        capabilities.has(name) ? [[name, capabilities.get(name)!]] : [],
+      );
+      const may = CHANGED_PARAMETERS.flatMap((name) =>
+        name in this.#parameters ? [[name, this.#parameters[name]!]] : [],
+      );
+      await setup.noteSettings({ capabilities: Object.fromEntries(are), parameters: Object.fromEntries(may) });
+      this.#noteSettings = setup.noteSettings;
+    }
+    this.#undoCapabilities = await setCapabilities(this.#qmp, wanted);
     await this.#set({
       "max-bandwidth": setup.maxBytesPerSecond ?? 0,
       ...limitParameters(setup.limit),
@@ -192,6 +219,8 @@ export class SourceVm {
     this.#undoParameters = {};
     await setCapabilities(this.#qmp, this.#undoCapabilities);
     this.#undoCapabilities = {};
+    await this.#noteSettings?.(null);
+    this.#noteSettings = undefined;
   }
 }
 

@@ -6,8 +6,11 @@ import { GodwitError, messageOf } from "../errors.ts";
 import type { QmpEvent } from "../qemu/commands.ts";
 import { readFacts, type VmFacts } from "../qemu/facts.ts";
 import { QmpClient } from "../qemu/qmp.ts";
+import type { Journal } from "../store/journal.ts";
+import type { QemuSettings } from "../store/journal-format.ts";
+import { SessionStore } from "../store/session-store.ts";
 import { SentPages } from "../stream/sent-pages.ts";
-import type { Address } from "../wire/address.ts";
+import { type Address, formatAddress } from "../wire/address.ts";
 import type { Message } from "../wire/messages.ts";
 import { connect, type Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
@@ -15,36 +18,27 @@ import { keepCheckpoint } from "./checkpoint-keep.ts";
 import type { CheckpointPlace } from "./checkpoint-take.ts";
 import { CpuMeter } from "./costs.ts";
 import { Downtime } from "./downtime.ts";
-import type { EventListener, KeptCheckpoint, Pages, SourceSummary, Status } from "./events.ts";
+import type { EventListener, KeptCheckpoint, SourceSummary, Status } from "./events.ts";
 import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
+import { putBackLeftSettings } from "./left-settings.ts";
+import { type LinkUp, RECONNECT_FOR_MS } from "./link.ts";
 import { listenOnce } from "./listen-once.ts";
-import { Cancelled, Failure, PeerAborted, PeerRefused, withTimeout } from "./outcome.ts";
-import { Peer } from "./peer.ts";
-import { NOTHING_PREDICTED } from "./predictions.ts";
-import { pagesOf } from "./progress.ts";
+import { Cancelled, Failure, PeerRefused, withTimeout } from "./outcome.ts";
 import { StreamSender } from "./sender.ts";
+import { beginJournal } from "./session-journal.ts";
+import { settleLeft } from "./settle-source.ts";
 import { makeSocketFolder } from "./socket-folder.ts";
+import { SourceHandOff, type SourceOutcome } from "./source-hand-off.ts";
+import { SourceLink } from "./source-link.ts";
 import { type OfferOptions, SourceOffers } from "./source-offers.ts";
 import { type ControlOptions, SourceRounds } from "./source-rounds.ts";
+import { sourceSummary } from "./source-summary.ts";
 import { SourceVm } from "./source-vm.ts";
 
-/** For the destination to ask its QEMU what it is and answer HELLO. */
-const WELCOME_TIMEOUT_MS = 20_000;
 /** For the source QEMU to connect to our socket after `migrate`. */
 const CONNECT_TIMEOUT_MS = 20_000;
-/** How long the destination has to say that the VM runs, after COMMIT. */
-const RUNNING_TIMEOUT_MS = 60_000;
-const NO_BODIES: SourceSummary["bodies"] = {};
-const NO_PAGES: Pages = {
-  zeroPages: 0,
-  diskPages: 0,
-  checkpointPages: 0,
-  samePages: 0,
-  deltaPages: 0,
-  literalPages: 0,
-  blankPages: 0,
-  rawPages: 0,
-};
+
+type Welcome = Extract<Message, { type: "WELCOME" }>;
 
 export interface SourceOptions extends OfferOptions, ControlOptions {
   qmpPath: string;
@@ -60,6 +54,8 @@ export interface SourceOptions extends OfferOptions, ControlOptions {
   allowOlderQemu?: boolean;
   /** Where a checkpoint is kept of the VM once it has left; absent: none is kept. */
   keepCheckpoint?: CheckpointPlace | undefined;
+  /** For how long a connection that was lost is tried to be made again, in milliseconds; 0: never. Default: RECONNECT_FOR_MS. */
+  reconnectForMs?: number | undefined;
   /** Ends the source QEMU once the VM runs at the destination. */
   quit?: boolean;
   /** Aborted by a person who wants the migration to end. */
@@ -70,7 +66,7 @@ export interface SourceOptions extends OfferOptions, ControlOptions {
 /**
  * Moves the VM of a QEMU to the `receive` that listens at `to`.
  *
- * The order of the hand-off is docs/hand-off.md. Until COMMIT leaves, whatever goes wrong lets the guest go on here; after it, the
+ * The order of the hand-off is docs/hand-off.md. Until COMMIT is noted, whatever goes wrong lets the guest go on here; after it, the
  * guest never resumes here but on the destination's word that it has given up. Never throws: how it ended is in the summary,
  * which is also the last event; an `error` event stands before it where it did not end well.
  */
@@ -78,55 +74,72 @@ export async function migrateToPeer(options: SourceOptions): Promise<SourceSumma
   return new SourceMigration(options).run();
 }
 
-type Phase = "checking" | "streaming" | "committed" | "done";
-
 class SourceMigration {
   readonly #options: SourceOptions;
   readonly #session = randomBytes(16).toString("hex");
+  /** Why it does not go on as it was. */
   readonly #failure = new Failure();
-  readonly #welcome = Promise.withResolvers<Extract<Message, { type: "WELCOME" }>>();
-  readonly #loaded = Promise.withResolvers<void>();
-  readonly #running = Promise.withResolvers<number>();
   readonly #downtime = new Downtime();
   readonly #startMs = performance.now();
   readonly #cpu = new CpuMeter();
+  readonly #offers: SourceOffers;
+  readonly #link: SourceLink;
   /** When it was settled where the VM is: what is kept of the disks for the next time is no part of the migration. */
   #endMs: number | undefined;
-  #phase: Phase = "checking";
+  #helloMs = 0;
+  #roundTripMs = 0;
   #qmp: QmpClient | undefined;
   #vm: SourceVm | undefined;
-  #peer: Peer | undefined;
-  readonly #offers: SourceOffers;
+  #facts: VmFacts | undefined;
+  #journal: Journal | undefined;
+  /** From here on the guest may have been touched. */
+  #handOff: SourceHandOff | undefined;
   #sender: StreamSender | undefined;
   #rounds: SourceRounds | undefined;
-  #facts: VmFacts | undefined;
-  #hasSentSwitchover = false;
 
   constructor(options: SourceOptions) {
     this.#options = options;
     this.#offers = new SourceOffers(options, (message) => this.#warn(message));
+    const { to, security, reconnectForMs = RECONNECT_FOR_MS } = options;
+    this.#link = new SourceLink({
+      session: this.#session,
+      connect: (limits) => connect({ ...to, security, ...limits }),
+      hello: () => this.#hello(),
+      handler: { onMessage: (message) => this.#onMessage(message) },
+      reconnectForMs,
+      onDown: (reason) => this.#onLinkDown(reason),
+      onAttempt: (attempt) => options.onEvent({ event: "reconnecting", attempt }),
+      onUp: (welcome, up) => this.#onLinkUp(welcome, up),
+      onGaveUp: (error) => this.#onLinkGivenUp(error),
+    });
   }
 
   async run(): Promise<SourceSummary> {
     const { signal } = this.#options;
     const onAbort = () => this.#onAbort();
     signal?.addEventListener("abort", onAbort);
-    let status: Status = "completed";
+    let status: Status;
     try {
       if (signal?.aborted) onAbort();
-      await this.#check();
-      await this.#stream();
-      await this.#handOver();
+      this.#qmp = await this.#failure.or(QmpClient.connect(this.#options.qmpPath));
+      const left = await this.#settleLeft(this.#qmp);
+      if (left !== undefined) status = left;
+      else {
+        const welcome = await this.#check(this.#qmp);
+        const outcome = await this.#migrate(welcome);
+        status = await this.#settle(outcome);
+      }
     } catch (error) {
-      status = await this.#giveBack(error);
+      status = await this.#refuse(error);
     } finally {
       signal?.removeEventListener("abort", onAbort);
       this.#sender?.stop();
-      this.#peer?.end();
+      this.#link.end();
       this.#endMs ??= performance.now();
       this.#cpu.stop();
-      await this.#offers.close(status !== "completed");
+      await this.#journal?.close();
     }
+    await this.#offers.close(status !== "completed");
     const migration = this.#summary(status);
     await this.#rounds?.close(migration);
     const summary = { ...migration, checkpoint: status === "completed" ? await this.#afterwards() : null };
@@ -145,94 +158,123 @@ class SourceMigration {
   }
 
   #onAbort(): void {
-    if (this.#phase === "checking" || this.#phase === "streaming") {
-      this.#failure.report(new Cancelled(messageOf(this.#options.signal?.reason)));
-    } else this.#warn("it is too late to cancel: the VM was handed over; waiting for the destination");
+    const reason = new Cancelled(messageOf(this.#options.signal?.reason));
+    if (this.#handOff === undefined) this.#failure.report(reason);
+    else if (this.#handOff.isCommitted)
+      this.#warn("it is too late to cancel: the VM was handed over; waiting for the destination");
+    else this.#handOff.cancelled(reason);
+  }
+
+  /** What an earlier `send` of this VM has left. @returns how that has ended, where there is nothing here to be migrated any more */
+  async #settleLeft(qmp: QmpClient): Promise<Status | undefined> {
+    const { stateDir, security, to, reconnectForMs = RECONNECT_FOR_MS, signal, onEvent } = this.#options;
+    if (stateDir === undefined) return undefined;
+    const left = await settleLeft(qmp, { stateDir, security, to, reconnectForMs, signal, onEvent });
+    if (left !== null && left.end !== "aborted") {
+      const whereabouts = left.end === "completed" ? "the VM is at the destination" : left.whereabouts;
+      this.#warn(`an earlier migration of this VM was open; ${whereabouts}`);
+      if (left.end === "completed") this.#facts = await readFacts(qmp);
+      else this.#report(left.reason, whereabouts);
+      return left.end === "completed" ? "completed" : "in-doubt";
+    }
+    if (left !== null) this.#warn(`an earlier migration of this VM was open, and has ended; ${left.whereabouts}`);
+    await putBackLeftSettings(qmp, await SessionStore.open(stateDir), (message) => this.#warn(message));
+    return undefined;
   }
 
   /** Everything that can be known before the guest is touched. */
-  async #check(): Promise<void> {
-    const { qmpPath, to, security } = this.#options;
-    this.#qmp = await this.#failure.or(QmpClient.connect(qmpPath));
-    this.#vm = await this.#failure.or(SourceVm.open(this.#qmp));
-    const facts = await this.#failure.or(readFacts(this.#qmp));
-    this.#facts = facts;
-    this.#qmp.onEvent((event) => this.#onQmpEvent(event));
-    void this.#qmp.closed.then((error) => this.#onSourceGone(error));
-    await this.#failure.or(this.#offers.open(this.#qmp, facts));
-    const connection = await this.#failure.or(connect({ ...to, security, signal: this.#failure.signal }));
-    this.#peer = new Peer(connection, "sender", { onMessage: (message) => this.#onMessage(message) });
-    this.#peer.closed.then(
-      () => this.#failure.report(new GodwitError("WIRE_CLOSED", `${connection.remoteAddress} closed the connection`)),
-      (error) => this.#failure.report(error),
-    );
-    await this.#greet(this.#peer, facts);
-  }
-
-  async #greet(peer: Peer, vm: VmFacts): Promise<void> {
-    const sentMs = performance.now();
-    peer.send({
-      type: "HELLO",
-      session: this.#session,
-      generation: 1,
-      program: PROGRAM,
-      pageFormat: PAGE_FORMAT,
-      features: [],
-      vm,
-      returnOffset: 0,
-      ...this.#offers.hello,
-    });
-    const welcome = await this.#failure.or(
-      withTimeout(this.#welcome.promise, WELCOME_TIMEOUT_MS, "the destination did not answer HELLO"),
-    );
+  async #check(qmp: QmpClient): Promise<Welcome> {
+    this.#vm = await this.#failure.or(SourceVm.open(qmp));
+    this.#facts = await this.#failure.or(readFacts(qmp));
+    qmp.onEvent((event) => this.#onQmpEvent(event));
+    void qmp.closed.then((error) => error && this.#onSourceGone(error));
+    await this.#failure.or(this.#offers.open(qmp, this.#facts));
+    const welcome = await this.#failure.or(this.#link.open());
     assertPageFormat(welcome.pageFormat, PAGE_FORMAT);
     const theirs = parseFacts(welcome.vm);
-    assertMatch(vm, theirs, this.#options.allowOlderQemu ?? false);
-    const roundTripMs = performance.now() - sentMs;
+    assertMatch(this.#facts, theirs, this.#options.allowOlderQemu ?? false);
     this.#options.onEvent({
       event: "connected",
       session: this.#session,
-      peer: peer.address,
+      peer: this.#link.address,
       vm: theirs,
-      roundTripMs,
+      roundTripMs: this.#roundTripMs,
       checkpoint: newestOf(welcome.checkpoints),
     });
     await this.#failure.or(this.#offers.prepare(welcome, (error) => this.#failure.report(error)));
+    return welcome;
   }
 
-  /** From `migrate` until all is at the destination, loaded, and the source QEMU is stopped for good. */
-  async #stream(): Promise<void> {
+  #hello() {
+    this.#helloMs = performance.now();
+    const known = { program: PROGRAM, pageFormat: PAGE_FORMAT, features: [], vm: this.#facts };
+    return { ...known, ...this.#offers.hello, returnOffset: this.#sender?.returnBytes ?? 0 };
+  }
+
+  /** From the first record of the journal until it is settled where the VM is. */
+  async #migrate({ windowBytes }: Welcome): Promise<SourceOutcome> {
+    const { stateDir, to, reconnectForMs = RECONNECT_FOR_MS, onEvent } = this.#options;
+    const [qmp, vm] = [this.#qmp!, this.#vm!];
+    this.#journal = await this.#failure.or(
+      beginJournal(stateDir, {
+        session: this.#session,
+        role: "source",
+        peer: formatAddress(to),
+        vm: this.#facts!,
+        qmp,
+        guestRuns: vm.guestRuns,
+        secret: this.#offers.hello.tagKey,
+      }),
+    );
+    const handOff = new SourceHandOff({
+      link: this.#link,
+      journal: this.#journal,
+      guestRuns: () => vm.guestRuns,
+      giveBack: () => vm.giveBack(),
+      downtime: this.#downtime,
+      lastReadMs: () => this.#sender!.lastReadMs,
+      reconnectForMs,
+      startMs: this.#startMs,
+      onEvent,
+      onDecided: (reason) => this.#failure.report(reason),
+    });
+    this.#handOff = handOff;
+    if (!this.#link.isUp) handOff.linkDown();
+    this.#stream(handOff, windowBytes).catch((error) => handOff.failed(error));
+    return handOff.ended;
+  }
+
+  /** From `migrate` until the source QEMU is stopped for good. */
+  async #stream(handOff: SourceHandOff, windowBytes: number): Promise<void> {
     const { onEvent, maxBytesPerSecond, packing, threads, qmpPath } = this.#options;
-    const [qmp, vm, peer] = [this.#qmp!, this.#vm!, this.#peer!];
-    const { memoryBytes } = this.#facts!;
+    const [qmp, vm, link, facts, offers] = [this.#qmp!, this.#vm!, this.#link, this.#facts!, this.#offers];
     await using folder = await makeSocketFolder(qmpPath);
     await using server = await listenOnce(join(folder.path, "source.sock"));
-    const { windowBytes } = await this.#welcome.promise;
     const sentPages = new SentPages();
-    const sender = new StreamSender(peer, {
+    const sender = new StreamSender(link, {
       windowBytes,
       maxBytesPerSecond,
       ...(packing && { packing }),
       ...(threads !== undefined && { threads }),
       onPacking: ({ codec, level }, reason) => onEvent({ event: "codec", codec, level, reason }),
-      referable: this.#offers.referable,
-      cachePages: this.#offers.cachePages,
+      referable: offers.referable,
+      cachePages: offers.cachePages,
       sentPages,
       onWarning: (message) => this.#warn(message),
-      onError: (error) => this.#failure.report(error),
+      onError: (error) => handOff.failed(error),
     });
     this.#sender = sender;
-    const giveUp = (error: GodwitError) => this.#failure.report(error);
-    const [facts, offers, startMs] = [this.#facts!, this.#offers, this.#startMs];
-    const parts = { qmp, vm, peer, sender, sentPages, offers, facts, startMs, onEvent, giveUp };
-    const rounds = await SourceRounds.open(parts, this.#options);
+    if (!link.isUp) sender.detach();
+    const giveUp = (error: GodwitError) => handOff.failed(error);
+    const [journal, startMs] = [this.#journal, this.#startMs];
+    const noted = journal && { noteSettings: (settings: QemuSettings | null) => journal.noteSettings(settings) };
+    const parts = { qmp, vm, peer: link, sender, sentPages, offers, facts, startMs, onEvent, giveUp, ...noted };
+    const rounds = await this.#failure.or(SourceRounds.open(parts, this.#options));
     this.#rounds = rounds;
-    peer.startPulse();
-    this.#phase = "streaming";
-    onEvent({ event: "started", memoryBytes });
+    onEvent({ event: "started", memoryBytes: facts.memoryBytes });
     const started = rounds.start(server.path);
     const completed = this.#failure.or(started).then(() => vm.completed(this.#failure.signal));
-    if (!vm.guestRuns) this.#sendSwitchover();
+    if (!vm.guestRuns) handOff.guestStopped();
     const accepted = await this.#failure.or(
       Promise.race([
         withTimeout(server.accepted, CONNECT_TIMEOUT_MS, "the source QEMU did not connect to godwit's socket"),
@@ -241,22 +283,23 @@ class SourceMigration {
     );
     sender.start(accepted);
     await this.#failure.or(rounds.until(completed));
-    this.#sendSwitchover();
-    await this.#failure.or(this.#loaded.promise);
+    handOff.guestStopped();
+    handOff.qemuComplete();
   }
 
-  /** COMMIT, and what the destination makes of it. */
-  async #handOver(): Promise<void> {
-    const peer = this.#peer!;
-    this.#failure.signal.throwIfAborted();
-    this.#phase = "committed";
-    peer.send({ type: "COMMIT", run: this.#vm!.guestRuns });
-    this.#options.onEvent({ event: "committed" });
-    const resumeMs = await this.#failure.or(
-      withTimeout(this.#running.promise, RUNNING_TIMEOUT_MS, "the destination did not say that the VM runs"),
-    );
-    this.#options.onEvent({ event: "running", resumeMs, isPaused: !this.#vm!.guestRuns });
-    await this.#tidy().catch((error) => this.#warnOfRemains(error));
+  /** What is left to do once it is known where the VM is. */
+  async #settle({ end, reason, whereabouts }: SourceOutcome): Promise<Status> {
+    if (end === "completed") {
+      await this.#tidy().catch((error) => this.#warnOfRemains(error));
+      return "completed";
+    }
+    // Else what we have told the peer might be lost with the connection.
+    if (end !== "in-doubt") await this.#link.goodbye();
+    const isCancelled = reason instanceof Cancelled && end === "aborted";
+    if (isCancelled) this.#options.onEvent({ event: "cancelled", vm: whereabouts });
+    else this.#report(reason, whereabouts);
+    if (end === "in-doubt") return "in-doubt";
+    return isCancelled ? "cancelled" : "failed";
   }
 
   async #tidy(): Promise<void> {
@@ -270,93 +313,73 @@ class SourceMigration {
     this.#warn(`the VM runs at the destination, but here: ${messageOf(error)}`);
   }
 
-  /** After a failure: makes sure of where the VM is, and says so. */
-  async #giveBack(error: unknown): Promise<Status> {
-    const isCancelled = error instanceof Cancelled;
-    if (this.#phase === "done") return "completed";
-    if (this.#phase === "committed" && !(error instanceof PeerAborted)) {
-      this.#report(error, "the VM is stopped here, and may run at the destination");
-      return "in-doubt";
-    }
-    const wasTouched = this.#phase !== "checking";
-    const hasPeer = this.#peer !== undefined && !(error instanceof PeerAborted || error instanceof PeerRefused);
-    if (hasPeer && this.#phase !== "committed") this.#abortPeer(error, wasTouched);
-    const whereabouts = await this.#resumeHere(error, wasTouched);
-    // Else what we have told the peer might be lost with the connection.
-    if (hasPeer) await this.#peer!.goodbye();
-    if (isCancelled) this.#options.onEvent({ event: "cancelled", vm: whereabouts });
-    else this.#report(error, whereabouts);
-    if (!wasTouched) return isCancelled ? "cancelled" : "refused";
-    return isCancelled ? "cancelled" : "failed";
+  /** Nothing was touched: the destination is told, if it has answered. */
+  async #refuse(error: unknown): Promise<Status> {
+    const unchanged = "nothing was changed, the VM is as it was";
+    const { code } = error instanceof GodwitError ? error : { code: "MIGRATION_FAILED" };
+    if (!(error instanceof PeerRefused)) this.#link.send({ type: "REFUSE", code, message: messageOf(error) });
+    await this.#link.goodbye();
+    if (!(error instanceof Cancelled)) this.#report(error, unchanged);
+    else this.#options.onEvent({ event: "cancelled", vm: unchanged });
+    return error instanceof Cancelled ? "cancelled" : "refused";
   }
 
-  #abortPeer(error: unknown, wasTouched: boolean): void {
-    const code = error instanceof GodwitError ? error.code : "MIGRATION_FAILED";
-    try {
-      this.#peer!.send({ type: wasTouched ? "ABORT" : "REFUSE", code, message: messageOf(error) });
-    } catch {
-      // The greeting was not over: closing the connection says enough.
+  #onLinkUp(welcome: Welcome, { awayMs, generation }: LinkUp): void {
+    if (awayMs === null) {
+      this.#roundTripMs = performance.now() - this.#helloMs;
+      this.#offers.onWelcome(welcome);
+      return;
     }
+    // A destination that was started again has no stream to go on with: what it has is loaded, or lost.
+    if (welcome.purpose !== "settle") this.#sender?.resume(welcome.rawOffset);
+    this.#options.onEvent({ event: "reconnected", generation, peer: this.#link.address, awayMs });
+    this.#handOff?.linkUp(welcome.state ?? "streaming", generation);
   }
 
-  /** Returns in words where the VM is. */
-  async #resumeHere(error: unknown, wasTouched: boolean): Promise<string> {
-    if (!wasTouched) return "nothing was changed, the VM is as it was";
-    if (error instanceof GodwitError && error.code === "MIGRATION_SOURCE_GONE")
-      return "it took the VM with it, and the destination did not take over";
-    try {
-      await this.#vm!.giveBack();
-      return this.#vm!.guestRuns ? "the VM keeps running here" : "the VM stays paused here, as it was";
-    } catch (error) {
-      return `the VM is here, but it is not sure that it runs: ${messageOf(error)}`;
-    }
+  #onLinkDown({ message }: GodwitError): void {
+    this.#sender?.detach();
+    this.#options.onEvent({ event: "disconnected", reason: message });
+    this.#handOff?.linkDown();
+  }
+
+  #onLinkGivenUp(error: unknown): void {
+    if (this.#handOff !== undefined) this.#handOff.linkGivenUp(error);
+    else this.#failure.report(error);
   }
 
   #onQmpEvent(event: QmpEvent): void {
-    if (this.#phase !== "streaming") return;
-    if (event.name === "MIGRATION_PASS") this.#rounds!.onSync(event);
+    const handOff = this.#handOff;
+    if (handOff === undefined || handOff.isCommitted || this.#failure.signal.aborted) return;
+    if (event.name === "MIGRATION_PASS") this.#rounds?.onSync(event);
     const stop = this.#vm!.onEvent(event);
     if (stop === undefined) return;
-    this.#rounds!.onStop();
+    this.#rounds?.onStop();
     this.#downtime.stopped(event);
     this.#offers.stopIndexing();
     this.#sender?.hurry();
+    handOff.hurry(true);
     stop.then(
-      (byMigration) => (byMigration ? this.#sendSwitchover() : this.#onUserStop()),
+      (byMigration) => (byMigration ? handOff.guestStopped() : this.#onUserStop(handOff)),
       () => {}, // The QMP is gone, which is noticed elsewhere.
     );
   }
 
   /** It was a user who has stopped the guest: the migration goes on as before. */
-  #onUserStop(): void {
-    this.#rounds!.onUserStop();
+  #onUserStop(handOff: SourceHandOff): void {
+    this.#rounds?.onUserStop();
     this.#sender?.calmDown();
+    handOff.hurry(false);
   }
 
-  /** Once COMMIT has left, the source QEMU has nothing to do with the VM any more. */
-  #onSourceGone(error: GodwitError | undefined): void {
-    if (error === undefined || this.#phase === "committed" || this.#phase === "done") return;
-    this.#failure.report(
-      new GodwitError("MIGRATION_SOURCE_GONE", `the source QEMU is gone: ${error.message}`, {}, { cause: error }),
-    );
-  }
-
-  #sendSwitchover(): void {
-    if (this.#hasSentSwitchover || this.#failure.signal.aborted) return;
-    this.#hasSentSwitchover = true;
-    this.#peer!.send({ type: "SWITCHOVER" });
-    this.#options.onEvent({ event: "switchover", elapsedMs: performance.now() - this.#startMs });
+  #onSourceGone(cause: GodwitError): void {
+    const message = `the source QEMU is gone: ${cause.message}`;
+    const error = new GodwitError("MIGRATION_SOURCE_GONE", message, {}, { cause });
+    if (this.#handOff !== undefined) this.#handOff.qemuGone(error);
+    else this.#failure.report(error);
   }
 
   #onMessage(message: Message): void {
     switch (message.type) {
-      case "WELCOME":
-        this.#offers.onWelcome(message);
-        return this.#welcome.resolve(message);
-      case "REFUSE":
-        return this.#failure.report(new PeerRefused(message.code, message.message));
-      case "ABORT":
-        return this.#failure.report(new PeerAborted(message.code, message.message));
       case "ACK":
         return this.#sender?.acknowledge(message);
       case "HASHES":
@@ -367,14 +390,13 @@ class SourceMigration {
         return this.#sender?.writeReturn(message);
       case "RETURN_END":
         return this.#sender?.endReturn();
+      case "ABORT":
+        if (this.#handOff === undefined) this.#failure.report(new PeerRefused(message.code, message.message));
+        else this.#handOff.heard(message);
+        return;
       case "LOADED":
-        this.#downtime.loaded(message.loadMs, this.#sender!.lastReadMs);
-        this.#options.onEvent({ event: "loaded", loadMs: message.loadMs });
-        return this.#loaded.resolve();
       case "RUNNING":
-        this.#phase = "done";
-        this.#downtime.running(message.resumeMs, this.#peer!.backlog.minRttMs ?? 0);
-        return this.#running.resolve(message.resumeMs);
+        return this.#handOff?.heard(message);
       default:
         throw new GodwitError("WIRE_OUT_OF_ORDER", `a receiver does not send ${message.type}`);
     }
@@ -389,36 +411,18 @@ class SourceMigration {
   }
 
   #summary(status: Status): SourceSummary {
-    const parts = this.#vm?.guestRuns ? this.#downtime.parts : null;
-    return {
-      event: "summary",
-      role: "source",
-      status,
+    return sourceSummary(status, {
       session: this.#session,
+      policy: this.#options.policy,
       totalMs: (this.#endMs ?? performance.now()) - this.#startMs,
-      downtimeMs: parts === null ? null : Object.values(parts).reduce((sum, ms) => sum + ms, 0),
-      downtimeParts: parts,
-      ...(this.#rounds?.predicted ?? NOTHING_PREDICTED),
-      residualBytes: this.#rounds?.residualBytes ?? null,
-      policy: this.#options.policy ?? "adaptive",
-      wireBytes: this.#peer?.wireBytes ?? 0,
-      rawBytes: this.#sender?.rawBytes ?? 0,
-      rounds: this.#rounds?.begun ?? 0,
+      guestRuns: this.#vm?.guestRuns ?? false,
       memoryBytes: this.#facts?.memoryBytes ?? 0,
-      pages: pagesOf(this.#sender?.counts ?? NO_PAGES),
-      deltaBytes: this.#sender?.counts.deltaBytes ?? 0,
-      nackedPages: this.#sender?.nackedPages ?? 0,
-      diskIndex: this.#offers.diskIndex,
-      bodies: this.#sender?.bodies ?? NO_BODIES,
-      packing: this.#sender?.packing ?? null,
-      savedBytes: this.#sender?.savedBytes ?? null,
-      cpuSeconds: {
-        total: this.#cpu.seconds,
-        encode: (this.#sender?.work.encodeMs ?? 0) / 1000,
-        pack: (this.#sender?.work.packMs ?? 0) / 1000,
-      },
-      roundTripMs: this.#peer?.backlog.minRttMs ?? null,
-      checkpoint: null,
-    };
+      downtime: this.#downtime,
+      link: this.#link,
+      sender: this.#sender,
+      rounds: this.#rounds,
+      offers: this.#offers,
+      cpu: this.#cpu,
+    });
   }
 }

@@ -17,7 +17,7 @@ const text = z.string().max(4096);
 
 const settingsSchema = z.object({
   capabilities: z.record(z.string().max(64), z.boolean()),
-  parameters: z.record(z.string().max(64), z.number()),
+  parameters: z.record(z.string().max(64), z.union([z.number(), z.boolean()])),
 });
 
 const headerSchema = z.object({

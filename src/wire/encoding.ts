@@ -180,6 +180,7 @@ export function encodeMessage(message: Message): Uint8Array {
     case "HASHES":
       return frame(message.type, u64(message.type, message.page), u32(message.checkpoint), message.hashes);
     case "SWITCHOVER":
+    case "SETTLED":
       return frame(message.type);
     case "PROBE":
       return frame(message.type, new Uint8Array(message.probeBytes));
@@ -273,6 +274,7 @@ export function decodeMessage(type: Exclude<MessageType, BulkType>, payload: Uin
       return { type, page: offsetAt(type, payload, 0), checkpoint, hashes: payload.slice(HASHES_FIELDS_BYTES) };
     }
     case "SWITCHOVER":
+    case "SETTLED":
       return { type };
     case "PROBE":
       return { type, probeBytes: payload.length };

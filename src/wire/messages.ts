@@ -87,6 +87,7 @@ export const SHAPES = {
   COMMIT: json(0x22),
   RUNNING: json(0x23),
   ABORT: json(0x24),
+  SETTLED: fixed(0x25, 0),
   PROBE: { code: 0x30, minBytes: 1, maxBytes: MAX_PROBE_BYTES },
 } as const satisfies Record<string, Shape>;
 
@@ -193,7 +194,7 @@ export type Message =
   | { readonly type: "NACK"; readonly rawOffset: number; readonly rawBytes: number }
   /** Low bytes of the hashes of a checkpoint's pages, one after the other, from its page `page` on. */
   | { readonly type: "HASHES"; readonly checkpoint: number; readonly page: number; readonly hashes: Uint8Array }
-  | { readonly type: "SWITCHOVER" }
+  | { readonly type: "SWITCHOVER" | "SETTLED" }
   | ({ readonly type: "LOADED" } & z.infer<typeof loadedSchema>)
   | ({ readonly type: "COMMIT" } & z.infer<typeof commitSchema>)
   | ({ readonly type: "RUNNING" } & z.infer<typeof runningSchema>)

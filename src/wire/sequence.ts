@@ -44,6 +44,7 @@ export const RULES: Readonly<Record<MessageType, readonly Rule[]>> = {
   COMMIT: [sender(["LOADED"], ["COMMIT", "ABORT"])],
   RUNNING: [receiver(["COMMIT"], ["RUNNING", "ABORT"])],
   ABORT: [sender(["WELCOME"], ["REFUSE", "ABORT", "COMMIT"]), receiver(["WELCOME"], ["ABORT", "RUNNING"])],
+  SETTLED: [sender(["WELCOME"], ["REFUSE", "SETTLED"])],
   PROBE: [sender(["WELCOME"], ["DATA", "END", "SWITCHOVER", "REFUSE", "ABORT"])],
 };
 

@@ -4,9 +4,9 @@ import { once } from "node:events";
 import { expect, test } from "vitest";
 import { CertificateAuthority } from "../../lab/certificates.ts";
 import { startGodwit, startMigration } from "../../lab/godwit.ts";
-import { startPair } from "../../lab/pair.ts";
 import { startVm } from "../../lab/vm.ts";
 import { cleanWalks } from "../../lab/walks.ts";
+import { startPair } from "./support/pair.ts";
 
 /** Connects a thousand times, says so, and holds on to what it is given until its input ends. */
 const STRANGERS = `

@@ -8,7 +8,6 @@ import { expect, onTestFinished, test } from "vitest";
 import { type GodwitProcess, startGodwit, startMigration } from "../../lab/godwit.ts";
 import { localHost } from "../../lab/hosts.ts";
 import { temporaryFolder } from "../../lab/leftovers.ts";
-import { startPair } from "../../lab/pair.ts";
 import { run } from "../../lab/run.ts";
 import { startVm, type Vm } from "../../lab/vm.ts";
 import { cleanWalks } from "../../lab/walks.ts";
@@ -16,6 +15,7 @@ import type { KeptCheckpoint, SourceSummary } from "../../src/migration/events.t
 import { openCheckpoints } from "../../src/migration/open-checkpoints.ts";
 import { waitForMigrationStatus } from "../../src/qemu/migrate.ts";
 import type { ListedCheckpoint } from "../../src/store/checkpoint-folder.ts";
+import { startPair } from "./support/pair.ts";
 
 const PAGE_BYTES = 4096;
 const MEMORY_MIB = 256;
@@ -195,4 +195,5 @@ test.each([
   if (signal !== "SIGKILL") expect(await vm.qmp.execute("query-migrate-parameters")).toEqual(before);
   // The next one finds the way clear.
   await checkIsClean(stateDir, await godwitCheckpoint<Saved>(stateDir, "save", "--qmp", vm.qmpPath));
+  expect(await vm.qmp.execute("query-migrate-parameters")).toEqual(before);
 });

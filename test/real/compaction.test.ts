@@ -1,8 +1,9 @@
 // References to disks: they save bytes, and whatever the destination's disks hold, its QEMU reads what the source's wrote.
 import { expect, test } from "vitest";
 import type { MigrationOptions } from "../../lab/godwit.ts";
-import { type Pair, type PairOptions, startPair } from "../../lab/pair.ts";
+import type { Pair, PairOptions } from "../../lab/pair.ts";
 import { type Moved, moveWhole } from "./support/move.ts";
+import { startPair } from "./support/pair.ts";
 import { receiveWith } from "./support/programs.ts";
 
 const load = { mib: 16, pagesPerSecond: 500, pattern: "word" } as const;
@@ -65,9 +66,14 @@ test("the guest overwrites on its disk what it holds in memory, while it moves",
   port.send("cat /usr/lib/x86_64-linux-gnu/*.so.* | head -c 8M > /file; sync; cp /file /tmp/file; echo copied");
   await port.waitFor(/^copied$/, 60_000);
   port.send("while sleep 0.2; do cp /tmp/file /tmp/again; done &");
+  // Once the disk is indexed, and while enough is left that copies made meanwhile are still looked up there.
+  let isOverwritten = false;
   const { received } = await move(pair, {
-    onEvent: ({ event }) => {
-      if (event === "started") port.send("dd if=/dev/zero of=/file bs=1M count=8 conv=notrunc oflag=direct");
+    sendArgs: ["--max-bandwidth", "15M"],
+    onEvent: (event) => {
+      if (isOverwritten || event.event !== "progress" || event.pages.diskPages < 20_000) return;
+      isOverwritten = true;
+      port.send("dd if=/dev/zero of=/file bs=1M count=8 conv=notrunc oflag=direct");
     },
   });
   expect(received.diskPages).toBeGreaterThan(10_000);

@@ -4,7 +4,6 @@ import { open, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { temporaryFolder } from "../../lab/leftovers.ts";
-import { startPair } from "../../lab/pair.ts";
 import { type QemuVersion, qemuImg, qemuNbd } from "../../lab/qemus.ts";
 import { run } from "../../lab/run.ts";
 import { stockMigration } from "../../lab/stock.ts";
@@ -14,6 +13,7 @@ import { WriteWatch } from "../../src/qemu/dirty-bitmap.ts";
 import { exportDisks } from "../../src/qemu/disk-export.ts";
 import { type Disk, diskAt, listDisks } from "../../src/qemu/disks.ts";
 import type { DiskReader, Extent } from "../../src/store/disk-reader.ts";
+import { startPair } from "./support/pair.ts";
 
 const MIB = 2 ** 20;
 const versions: QemuVersion[] = ["10.0", "7.2"];

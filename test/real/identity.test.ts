@@ -2,11 +2,11 @@
 // lab's tap, which stands between QEMU and godwit at both ends and hashes what goes through; it shares no code with either.
 import { beforeAll, expect, test } from "vitest";
 import { blackoutOf, startMigration } from "../../lab/godwit.ts";
-import { startPair } from "../../lab/pair.ts";
 import { proveQemu } from "../../lab/prove.ts";
 import { startTap } from "../../lab/tap.ts";
 import { cleanWalks } from "../../lab/walks.ts";
 import type { SourceSummary } from "../../src/migration/events.ts";
+import { startPair } from "./support/pair.ts";
 
 const load = { mib: 64, pagesPerSecond: 2000, pattern: "word" } as const;
 const idle = { load: undefined };

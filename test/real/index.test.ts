@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { expect, test } from "vitest";
 import { type MigrationOptions, startGodwit, startMigration } from "../../lab/godwit.ts";
 import { copyDisk } from "../../lab/guest.ts";
-import { type Pair, startPair } from "../../lab/pair.ts";
+import type { Pair } from "../../lab/pair.ts";
 import type { Vm } from "../../lab/vm.ts";
 import type { SourceSummary } from "../../src/migration/events.ts";
 import type { IndexCommandSummary } from "../../src/migration/index-disks.ts";
@@ -13,6 +13,7 @@ import { listDisks } from "../../src/qemu/disks.ts";
 import type { IndexAbout } from "../../src/store/index-format.ts";
 import { IndexStore } from "../../src/store/index-store.ts";
 import { moveWhole } from "./support/move.ts";
+import { startPair } from "./support/pair.ts";
 import { receiveWith } from "./support/programs.ts";
 
 const MIB = 2 ** 20;

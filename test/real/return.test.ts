@@ -3,10 +3,11 @@ import { openSync, readdirSync, statSync, truncateSync, writeSync } from "node:f
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { type MigrationOptions, startMigration } from "../../lab/godwit.ts";
-import { type Pair, type PairOptions, startPair } from "../../lab/pair.ts";
+import type { Pair, PairOptions } from "../../lab/pair.ts";
 import type { SourceSummary } from "../../src/migration/events.ts";
 import { openCheckpoints } from "../../src/migration/open-checkpoints.ts";
 import { type Moved, moveWhole } from "./support/move.ts";
+import { startPair } from "./support/pair.ts";
 import { receiveWith } from "./support/programs.ts";
 
 const MIB = 2 ** 20;

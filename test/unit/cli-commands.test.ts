@@ -156,3 +156,20 @@ describe("godwit key", () => {
     expect(stdout).toMatch(/^godwit:[0-9a-f]{64}\n$/);
   });
 });
+
+describe("status and resolve", () => {
+  test("a host without sessions", async () => {
+    const state = ["--state-dir", join(folder, "state")];
+    expect(await godwit(["status", ...state])).toEqual({ code: 0, stdout: "no sessions\n", stderr: "" });
+    expect(await godwit(["status", "--json", ...state])).toEqual({ code: 0, stdout: "[]\n", stderr: "" });
+    const none = await godwit(["resolve", "3fa9", "--resume-source", ...state]);
+    expect([none.code, none.stdout]).toEqual([2, ""]);
+    expect(none.stderr).toMatch(/^godwit: there is no session 3fa9 in .*; nothing was changed; godwit status shows/);
+  });
+
+  test("what can be asked for is one thing", async () => {
+    const both = await godwit(["resolve", "3fa9", "--resume-source", "--run-destination"]);
+    expect([both.code, both.stdout]).toEqual([2, ""]);
+    expect(both.stderr).toContain("cannot be used with");
+  });
+});

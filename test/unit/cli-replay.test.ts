@@ -142,6 +142,8 @@ describe("tables", () => {
     downtimeMs: 100,
     throttledMs: 0,
     regretMs: 20,
+    predictedMs: 110,
+    asPredicted: 1,
   };
   const scores: Score[] = [
     one,

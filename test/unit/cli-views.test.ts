@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { errorLine, logLine, type Role } from "../../src/cli/lines.ts";
 import { advanceView, initialView, renderView } from "../../src/cli/view.ts";
 import type { DestinationSummary, MigrationEvent, Progress, SourceSummary } from "../../src/migration/events.ts";
+import { NOTHING_PREDICTED } from "../../src/migration/predictions.ts";
 import type { VmFacts } from "../../src/qemu/facts.ts";
 
 const MIB = 2 ** 20;
@@ -59,7 +60,13 @@ const summary: SourceSummary = {
   downtimeMs: 84.2,
   downtimeParts: { residualMs: 31, transferMs: 12, loadMs: 22, handoffMs: 11.2, resumeMs: 8 },
   predictedDowntimeMs: { expected: 80, low: 60, high: 110 },
-  predictedDowntimeParts: null,
+  predictedDowntimeParts: {
+    residualMs: { expected: 27, low: 20, high: 40 },
+    transferMs: { expected: 14, low: 5, high: 25 },
+    loadMs: { expected: 19, low: 15, high: 30 },
+    handoffMs: { expected: 10, low: 5, high: 20 },
+    resumeMs: { expected: 10, low: 5, high: 20 },
+  },
   predictedTotalMs: { expected: 6500, low: 6000, high: 7100, atMs: 4000 },
   residualBytes: MIB,
   policy: "adaptive",
@@ -354,9 +361,9 @@ describe("the log", () => {
       keeping a checkpoint of the VM here
       checkpoint 3fa9c07d1b2e is kept here for when the VM comes back: 30,123 pages, 61.0 MiB on the disk, in 712 ms
       completed: the VM runs at the destination
-        total     6.7 s, 7 rounds
+        total     6.7 s, 7 rounds; expected after 4.0 s: 6.5 s (6.0 s to 7.1 s)
         downtime  84 ms: residual 31 ms, transfer 12 ms, load 22 ms, hand-off 11 ms, resume 8.0 ms
-        predicted downtime 80 ms (60 ms to 110 ms); total 6.5 s (6.0 s to 7.1 s), told after 4.0 s
+        expected  80 ms (60 ms to 110 ms): residual 27 ms, transfer 14 ms, load 19 ms, hand-off 10 ms, resume 10 ms
         bytes     189 MiB -> 63.0 MiB on the wire (3.0 : 1)
         memory    256 MiB, pages sent: 34,451 zero, 30,000 disk, 512 checkpoint, 99 same, 2,000 delta (3.00 MiB), 18,068 literal, 82 raw; 17 referred to in vain
         saved     185 MiB: disk 117 MiB, checkpoint 2.00 MiB, delta 4.00 MiB, compression 62.0 MiB, less 68.0 KiB in vain
@@ -391,7 +398,10 @@ describe("the log", () => {
   });
 
   test("of a VM that was paused", () => {
-    const text = logLine({ ...summary, downtimeMs: null, downtimeParts: null, rounds: 1 }, "source");
+    const text = logLine(
+      { ...summary, ...NOTHING_PREDICTED, downtimeMs: null, downtimeParts: null, rounds: 1 },
+      "source",
+    );
     expect(text).toContain("the VM is paused at the destination");
     expect(text).toContain("1 round\n");
     expect(text).toContain("downtime  none, the VM was paused already");

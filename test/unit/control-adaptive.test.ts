@@ -160,6 +160,14 @@ describe("--max-downtime", () => {
     expect(percents.at(-1)).toBeLessThanOrEqual(75);
   });
 
+  test("a throttle is not raised before a whole round has shown what it does", () => {
+    const { decisions } = run(BUSY, { maxDowntimeMs: 200, onStall: "throttle" });
+    const raised = decisions.filter(({ kind }) => kind === "throttle").map(({ atMs }) => atMs);
+    expect(raised.length).toBeGreaterThan(1);
+    // QEMU has it in force 2 s after it was asked for (THROTTLE_MS of the simulation).
+    for (const [i, atMs] of raised.slice(1).entries()) expect(atMs - raised[i]!).toBeGreaterThan(2000);
+  });
+
   test("that the fixed parts alone break is said at once", () => {
     const result = run(CALM, { maxDowntimeMs: 1, onStall: "abort" });
     expect([result.ending, result.totalMs < 1000]).toEqual(["aborted", true]);
@@ -260,6 +268,48 @@ describe("no wild decision", () => {
     // And then it goes on looking, as if no time had passed.
     const next = policy.onTick(aTick({ ...late, atMs: 86_400_100, wireBytes: 500_000 }));
     expect(next === undefined || next.kind === "wait").toBe(true);
+  });
+
+  /** Kinds of decisions that can't be taken back. */
+  const final = (policy: Policy, ticks: Parameters<typeof aTick>[0][]) =>
+    ticks.map((tick) => policy.onTick(aTick(tick))).filter((one) => one?.kind === "switch" || one?.kind === "abort");
+
+  test("when a goodput of nothing, or an absurd one, is told once", () => {
+    for (const goodputBytesPerSecond of [0, 1, 1e15]) {
+      const policy = settled();
+      const before = policy.onTick(aTick({ ...late, atMs: 12_100, wireBytes: 400_000 }));
+      expect(before === undefined || before.kind === "wait").toBe(true);
+      const odd = { ...late, atMs: 12_200, wireBytes: 800_000, goodputBytesPerSecond };
+      const after = { ...late, atMs: 12_300, wireBytes: 1_200_000 };
+      expect(final(policy, [odd, after])).toEqual([]);
+      const limits = [policy.onTick(aTick({ ...after, atMs: 12_400, wireBytes: 1_600_000 }))];
+      // 4,000 pages were left: no limit accepts them while it looks.
+      for (const one of limits) {
+        if (one === undefined || !("limit" in one)) continue;
+        const { downtimeLimitMs, bandwidthBytesPerSecond } = one.limit;
+        expect((downtimeLimitMs * bandwidthBytesPerSecond!) / 1000).toBeLessThan(1000 * 4096);
+      }
+    }
+  });
+
+  test("when samples come late, twice, or not at all for a while", () => {
+    const policy = settled();
+    const at = (atMs: number, wireBytes: number) => ({ ...late, atMs, wireBytes });
+    const ticks = [at(12_100, 4e5), at(12_100, 4e5), at(12_050, 2e5), at(13_900, 7e6), at(15_900, 1.5e7)];
+    expect(final(policy, ticks)).toEqual([]);
+    // A round of which the event was lost: the next one's number has jumped, and it is as good as another.
+    const pages = { pages: 4000, dirtiedPages: 4000, remainingBytes: 4000 * 4096, wireBytes: 4000 * 4096 };
+    const round = aRound({ round: 5, atMs: 20_000, durationMs: 4000, goodputBytesPerSecond: 4096e3, ...pages });
+    const decision = policy.onRound(round);
+    expect(decision === undefined || decision.kind === "wait").toBe(true);
+  });
+
+  test("when a deadline has come while nothing is known of the link: it is kept as soon as something is", () => {
+    const policy = new AdaptivePolicy({ deadlineMs: 5000, onStall: "switch" });
+    policy.start({ memoryBytes: GIB, hasSwitchoverBandwidth: true });
+    expect(final(policy, [{ atMs: 6000, round: 1, goodputBytesPerSecond: 0 }])).toEqual([]);
+    const bulk = aRound({ round: 0, atMs: 6100, durationMs: 6100, goodputBytesPerSecond: 4096e3, pages: 10 });
+    expect(policy.onRound(bulk)?.kind).toBe("switch");
   });
 
   test("before anything was measured", () => {

@@ -43,6 +43,31 @@ test("pages go no faster than in the best of the last rounds, and on average as 
   expect(meter.meanPagesPerMs).toBeCloseTo(0.3, 9);
 });
 
+test("a page's cost is that of the last long round, whatever a short one beside it seems to cost", () => {
+  const meter = new LinkMeter();
+  const round = (pages: number, wireBytes: number) =>
+    meter.onRound(aRound({ round: 1, durationMs: 10, pages, wireBytes }));
+  round(10_000, 20_000_000);
+  expect(meter.wireBytesPerPage).toBe(2000);
+  round(10, 0); // what it sent was counted in the next
+  expect(meter.wireBytesPerPage).toBeCloseTo(2000, -1);
+  round(10_000, 40_000_000);
+  expect(meter.wireBytesPerPage).toBeCloseTo((2000 + 2 * 4000) / 3, -1);
+});
+
+test("while the guest is stopped pages go between the pace that was reached and the best", () => {
+  const meter = new LinkMeter();
+  for (const pages of [1000, 4000]) {
+    meter.onRound(
+      aRound({ round: 1, durationMs: 1000, goodputBytesPerSecond: 4096e6, pages, wireBytes: pages * 4096 }),
+    );
+  }
+  const [best, mean] = [4 * 1.1, 2.5];
+  expect(meter.sendMs(100).low).toBeCloseTo(100 / best, 6);
+  expect(meter.sendMs(100).expected).toBeCloseTo(100 / Math.sqrt(best * mean), 6);
+  expect(meter.sendMs(100).high).toBeCloseTo(100 / mean, 6);
+});
+
 test("a round during which the link stood still for a while was as fast as without it", () => {
   const meter = new LinkMeter();
   for (let atMs = 0; atMs <= 2000; atMs += 100) meter.onTick(aTick({ atMs, wireBytes: Math.min(atMs, 1000) * 1000 }));

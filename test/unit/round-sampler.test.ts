@@ -45,6 +45,21 @@ test("QEMU's counters tell what a sync found, whenever it answers", () => {
   expect(sampler.pagesSinceSync).toBe(30);
 });
 
+test("what was sent before a sync was known, but after it, belongs to the next round", () => {
+  const { at, sampler } = begin();
+  send(at, 1000, 4_000_000);
+  // The event waited for 25 ms of 1000, in which 25 pages were sent.
+  sampler.onSync(2, 975, 1000);
+  expect(sampler.pagesSinceSync).toBe(25);
+  const progress = { dirtySyncCount: 2, ramRemainingBytes: 175 * PAGE_BYTES, sentPages: 1000 };
+  expect(sampler.onAnswer(aProgress(progress), 1001)).toMatchObject({
+    pages: 975,
+    dirtiedPages: 175,
+    remainingBytes: 200 * PAGE_BYTES,
+    leftPages: 25,
+  });
+});
+
 test("QEMU answers only after three rounds: one sample stands for them, their mean", () => {
   const { at, sampler } = begin();
   send(at, 1000, 4_000_000);

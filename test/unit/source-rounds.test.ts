@@ -60,6 +60,7 @@ async function begin(
   const at = sampled();
   const [events, setups, limits, gaveUp]: [MigrationEvent[], SourceSetup[], unknown[], string[]] = [[], [], [], []];
   const vm = {
+    guestRuns: true,
     hasSwitchoverBandwidth: true,
     start: async (_path: string, setup: SourceSetup) => void setups.push(setup),
     setLimit: async (limit: unknown) => void limits.push(limit),

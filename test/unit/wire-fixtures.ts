@@ -65,6 +65,7 @@ export const exchange: readonly AnyMessage[] = [
   { type: "LOADED", loadMs: 1.5, rawBytes: 32 },
   { type: "COMMIT", run: true },
   { type: "RUNNING", resumeMs: 0.25 },
+  { type: "SETTLED" },
 ];
 
 export function data(
@@ -165,7 +166,7 @@ export const anyMessage: fc.Arbitrary<AnyMessage> = fc.oneof(
     hashes: fc.uint8Array({ minLength: 5, maxLength: 200 }),
   }),
   fc.tuple(fc.nat(), bytes(200)).map(([rawOffset, body]) => repair(rawOffset, body)),
-  fc.record({ type: of("SWITCHOVER") }),
+  fc.record({ type: fc.constantFrom("SWITCHOVER" as const, "SETTLED" as const) }),
   fc.record({ type: of("COMMIT"), run: fc.boolean() }),
   fc.record({ type: of("LOADED"), loadMs: ms, rawBytes: offset }),
   fc.record({ type: of("RUNNING"), resumeMs: ms }),

@@ -1,6 +1,7 @@
 /** Policies side by side on the same scenarios. */
+import type { Estimate } from "../downtime.ts";
 import type { Policy } from "../policy.ts";
-import { type BestMoment, simulate } from "./engine.ts";
+import { type BestMoment, type SimulatedRun, simulate } from "./engine.ts";
 import { bestMoment } from "./hindsight.ts";
 import type { Scenario } from "./scenario.ts";
 
@@ -19,6 +20,10 @@ export interface Score {
   throttledMs: number;
   /** Downtime above that of the best moment in hindsight. */
   regretMs: number | null;
+  /** What the downtime was last predicted to be; null where a policy predicts nothing, or not all ended. */
+  predictedMs: number | null;
+  /** How many of the downtimes were within their predicted interval. */
+  asPredicted: number | null;
 }
 
 /** Scenarios of one workload that differ in the moment of their start only. */
@@ -45,6 +50,8 @@ export function score(
   const downtimeMs = ended === runs.length ? mean(runs.map((run) => run.downtimeMs!)) : null;
   const regretMs =
     downtimeMs === null || best.length === 0 ? null : downtimeMs - mean(best.map((moment) => moment.downtimeMs));
+  const predicted = runs.map((run) => lastPrediction(run));
+  const isPredicted = downtimeMs !== null && predicted.every((one) => one !== undefined);
   return {
     workload,
     policy,
@@ -55,7 +62,19 @@ export function score(
     downtimeMs,
     throttledMs: mean(runs.map((run) => run.throttledMs)),
     regretMs,
+    predictedMs: isPredicted ? mean(predicted.map((one) => one!.expected)) : null,
+    asPredicted: isPredicted ? predicted.filter((one, i) => isWithin(runs[i]!.downtimeMs!, one!)).length : null,
   };
+}
+
+/** The downtime that was predicted last before the guest was stopped. */
+export function lastPrediction({ decisions }: SimulatedRun): Estimate | undefined {
+  const last = decisions.findLast((decision) => "predictedMs" in decision && decision.predictedMs !== undefined);
+  return last !== undefined && "predictedMs" in last ? last.predictedMs : undefined;
+}
+
+export function isWithin(value: number, { low, high }: Estimate): boolean {
+  return low <= value && value <= high;
 }
 
 /** What a policy costs the guest: downtime and throttled time; Infinity where it does not end. */

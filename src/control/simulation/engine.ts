@@ -19,6 +19,8 @@ const SYNC_MS = 1;
 const SYNC_BYTES_PER_MS = 2 ** 40 / 40;
 /** Time goes on, whatever rounding makes of the next event. */
 const LEAST_MS = 1e-6;
+/** QEMU throttles at its second sync a second or more after the one before (migration_trigger_throttle, migration/ram.c). */
+const THROTTLE_MS = 2000;
 /** A residual that is sent within this is as good as none. */
 const NOTHING_MS = 1;
 /** Within a long round a policy is asked at most so often; nothing happens there that it would see. */
@@ -84,6 +86,8 @@ export class Simulation {
   #nowMs = 0;
   #ending: Ending | undefined;
   #throttlePercent = 0;
+  /** Asked for by the policy, and not yet in force. */
+  #nextThrottle = { atMs: Number.POSITIVE_INFINITY, percent: 0 };
   #throttledMs = 0;
   #wireBytes = 0;
   #rawBytes = 0;
@@ -168,9 +172,21 @@ export class Simulation {
     const pagesPerMs = speedOf(next, link.value, this.#maxRawBytesPerSecond) / 1000;
     const lookMs = this.#lookMs(pagesPerMs);
     const stretchMs = pagesPerMs > 0 ? this.#nowMs + next.pages / pagesPerMs : Number.POSITIVE_INFINITY;
+    if (this.#nowMs >= this.#nextThrottle.atMs) {
+      this.#throttlePercent = this.#nextThrottle.percent;
+      this.#nextThrottle.atMs = Number.POSITIVE_INFINITY;
+    }
     if (this.#nowMs >= this.#nextTickMs) this.#tick(lookMs);
     if (this.#ending !== undefined) return false;
-    const nextMs = Math.min(lookMs, stretchMs, link.untilMs, activity.untilMs, this.#nextTickMs, horizonMs);
+    const nextMs = Math.min(
+      lookMs,
+      stretchMs,
+      link.untilMs,
+      activity.untilMs,
+      this.#nextTickMs,
+      this.#nextThrottle.atMs,
+      horizonMs,
+    );
     const untilMs = Math.max(nextMs, this.#nowMs + LEAST_MS);
     const wireBytesPerSecond = pagesPerMs * 1000 * next.wireBytesPerPage;
     const isLimiting = link.value > 0 && wireBytesPerSecond >= link.value * 0.999;
@@ -295,8 +311,10 @@ export class Simulation {
     if (decision.kind === "limit" || decision.kind === "wait") this.#limit = decision.limit;
     else if (decision.kind === "switch") {
       this.#limit = { downtimeLimitMs: Number.MAX_SAFE_INTEGER, bandwidthBytesPerSecond: 1e12 };
-    } else if (decision.kind === "throttle") this.#throttlePercent = decision.percent;
-    else if (decision.kind === "abort") this.#ending = "aborted";
+    } else if (decision.kind === "throttle") {
+      this.#nextThrottle = { atMs: this.#nowMs + THROTTLE_MS, percent: decision.percent };
+    }
+    if (decision.kind === "abort") this.#ending = "aborted";
   }
 
   /** The guest is stopped: sends what waits and the device state. */

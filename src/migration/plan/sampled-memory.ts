@@ -10,15 +10,17 @@ import type { QmpClient } from "../../qemu/qmp.ts";
 import { PAGE_BYTES } from "../../stream/format.ts";
 import { makeSocketFolder } from "../socket-folder.ts";
 
-/** Consecutive pages that are read at once: 128 KiB, which hold up QEMU's main loop for some 50 us. The guest's CPUs go on. */
+/**
+ * Consecutive pages that are read at once: 128 KiB. QEMU's main loop holds its big lock meanwhile, so a vCPU that wants to do I/O waits for
+ * 0.1 to 0.5 ms (`npm run bench plan`).
+ */
 export const CLUSTER_PAGES = 32;
 export const CLUSTER_BYTES = CLUSTER_PAGES * PAGE_BYTES;
-/** 32 MiB in all, whatever the guest's size: what is told is as good for any. */
-export const MAX_CLUSTERS = 256;
-/** QEMU's main loop gets so many times what a piece takes between two pieces. */
-const REST_FACTOR = 4;
-/** At least, so that a pass takes about as long as a round of a migration that is near its end. */
-const PIECE_MS = 4;
+/** 16 MiB in all, whatever the guest's size: what is told is as good for any. */
+export const MAX_CLUSTERS = 128;
+/** Between two pieces QEMU is left alone for so many times what one took, and so long at least. */
+const REST_FACTOR = 16;
+const REST_MS = 8;
 /** A QEMU that is slow is asked for fewer pieces. */
 const MAX_PASS_MS = 5000;
 
@@ -108,7 +110,7 @@ class ClusterReader {
     if (this.#readInto(target) < CLUSTER_BYTES) {
       throw new GodwitError("MIGRATION_MEMORY_UNREAD", `QEMU's file ${this.#path} is too short`);
     }
-    await delay(Math.max(PIECE_MS, REST_FACTOR * (nowMs - startMs)), undefined, { signal });
+    await delay(Math.max(REST_MS, REST_FACTOR * (nowMs - startMs)), undefined, { signal });
     return nowMs;
   }
 

@@ -1,4 +1,6 @@
 /** Looks at everything that can happen in the world of the hand-off. */
+import { type Advice, adviseOn, type Found } from "../../../src/migration/resolve/advice.ts";
+import type { JournalRole } from "../../../src/store/journal-format.ts";
 import { keyOf, type Machines, movesOf, START, type World } from "./hand-off-world.ts";
 
 export interface Exploration {
@@ -18,7 +20,7 @@ interface Node {
 }
 
 /** Breadth first, so that a counterexample is as short as can be. */
-export function explore(machines: Machines, { withJournalFaults = true } = {}): Exploration {
+export function explore(machines: Machines, { withJournalFaults = true, withAdvice = true } = {}): Exploration {
   const known = new Map<string, number>();
   const nodes: Node[] = [];
   let moves = 0;
@@ -38,7 +40,7 @@ export function explore(machines: Machines, { withJournalFaults = true } = {}): 
   });
   for (let at = 0; at < nodes.length; at++) {
     const node = nodes[at]!;
-    const rule = brokenRule(node.world);
+    const rule = brokenRule(node.world) ?? (withAdvice ? wrongAdvice(node.world) : undefined);
     if (rule !== undefined) return found(rule, at);
     for (const move of movesOf(node.world, machines)) {
       if (!withJournalFaults && move.name.includes("can't journal")) continue;
@@ -71,8 +73,47 @@ function brokenRule(world: World): string | undefined {
   return undefined;
 }
 
-/** The VM runs at one place, and that end knows that it will. */
-function isGood({ sourceQemu, destinationQemu, sourceJournal, isVmDead }: World): boolean {
+/** What `godwit resolve` offers, wherever no program is at an end. Offers that need no one to vouch must be right whatever is elsewhere. */
+function wrongAdvice(world: World): string | undefined {
+  const { source, destination, sourceQemu, destinationQemu, hasMoved, isVmDead } = world;
+  const atSource = source === null ? offers("source", world.sourceJournal, foundSource(world)) : undefined;
+  const found = destinationQemu === "loading" ? "unloaded" : destinationQemu;
+  const atDestination = destination === null ? offers("destination", world.destinationJournal, found) : undefined;
+  if (atSource?.safe.has("resume-source") && hasMoved) return "resolve never offers to resume a VM that has moved";
+  const mayRun = ["committed", "running"].includes(world.destinationJournal.state) && destinationQemu !== "gone";
+  if (atSource?.safe.has("resume-source") && mayRun)
+    return "resolve never offers to resume what the destination may run";
+  if (atDestination?.safe.has("run-destination") && sourceQemu === "running")
+    return "resolve never offers to run what runs at the source";
+  const runs = sourceQemu === "running" || destinationQemu === "running";
+  if (atSource === undefined || atDestination === undefined || runs || isVmDead) return undefined;
+  if (atSource.any || atDestination.any) return undefined;
+  return "where none runs, resolve offers something";
+}
+
+function foundSource({ sourceQemu }: World): Found {
+  return sourceQemu === "running" || sourceQemu === "gone" ? sourceQemu : "stopped";
+}
+
+const known = new Map<string, { readonly safe: ReadonlySet<string>; readonly any: boolean }>();
+
+function offers(role: JournalRole, { state, isSettled, run }: World["sourceJournal"], found: Found) {
+  const key = `${role} ${state} ${isSettled} ${run} ${found}`;
+  let made = known.get(key);
+  if (made === undefined) {
+    const { can }: Advice = adviseOn({
+      ...{ role, state, isSettled, run, pid: null, found, isCertain: true, hasSettings: false },
+    });
+    const safe = new Set(can.filter(({ needsIKnow }) => !needsIKnow).map(({ action }) => action as string));
+    made = { safe, any: can.some(({ action }) => action !== "none") };
+    known.set(key, made);
+  }
+  return made;
+}
+
+/** The VM runs at one place, and the source knows of it; also where it has died there since. */
+function isGood({ sourceQemu, destinationQemu, sourceJournal, hasMoved, isVmDead }: World): boolean {
+  if (hasMoved && sourceQemu !== "gone") return sourceJournal.isSettled && sourceJournal.state === "running";
   if (isVmDead) return true;
   if (destinationQemu === "running") return sourceJournal.isSettled && sourceJournal.state === "running";
   return sourceQemu === "running" && sourceJournal.isSettled && sourceJournal.state === "aborted";
