@@ -79,7 +79,7 @@ async function settled(trial: Trial): Promise<void> {
     const [send, receive] = await Promise.all([hasEnded("send"), hasEnded("receive")]);
     if (send !== false && receive !== false) return;
     // Each of them may wait for the other, or for another VM, for longer than there is anything to see.
-    const isOver = (send !== false || receive !== false) && (await whereItRuns(trial)) !== "nowhere";
+    const isOver = (send !== false || receive !== false) && (await nothingMoreComes(trial));
     if (!isOver) lastWordsMs = Number.POSITIVE_INFINITY;
     else if (lastWordsMs === Number.POSITIVE_INFINITY) lastWordsMs = performance.now() + LAST_WORDS_MS;
     await delay(LOOK_MS);
@@ -100,6 +100,12 @@ interface Offer {
 }
 
 const ATTEMPTS = 6;
+
+/** The guest runs, or there is none any more. */
+async function nothingMoreComes(trial: Trial): Promise<boolean> {
+  const { source, destination } = await looks(trial);
+  return source === "running" || destination === "running" || (source === "gone" && destination !== "stopped");
+}
 
 /** None runs: asks what can be done, and does it. Returns how it was done; undefined if nothing could be. */
 async function resolved(trial: Trial): Promise<Outcome["by"] | undefined> {
