@@ -21,7 +21,7 @@ import type { DestinationSummary, EventListener, Status } from "./events.ts";
 import { assertExpectedVm, assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
 import type { Hello } from "./hello.ts";
 import { type LinkUp, RECONNECT_FOR_MS } from "./link.ts";
-import { Cancelled, Failure } from "./outcome.ts";
+import { Cancelled, Failure, withTimeout } from "./outcome.ts";
 import type { Peer } from "./peer.ts";
 import { StreamReceiver } from "./receiver.ts";
 import { beginJournal } from "./session-journal.ts";
@@ -30,6 +30,8 @@ import { WINDOW_BYTES } from "./window.ts";
 
 /** For how long a sender may be away that has sent nothing of its VM: it holds up others. */
 const NOTHING_SENT_AWAY_MS = 30_000;
+/** For how long a source that was welcomed may hold us, and keep others out, without sending anything. */
+const FIRST_DATA_TIMEOUT_MS = 120_000;
 /** How often progress is reported. */
 const PROGRESS_MS = 250;
 /** How long QEMU gets to say over QMP why it closed the stream. */
@@ -163,7 +165,8 @@ export class Session {
     let status: Status;
     try {
       await this.#greet();
-      await this.#failure.or(this.#firstData.promise);
+      const firstData = withTimeout(this.#firstData.promise, FIRST_DATA_TIMEOUT_MS, "the source sent nothing");
+      await this.#failure.or(firstData);
       status = settledStatus(await this.#take(), this.#options.onEvent);
     } catch (error) {
       status = this.#refuse(error);

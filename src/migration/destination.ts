@@ -120,7 +120,9 @@ class Destination {
     if (hello.purpose === "plan") return this.#measure(peer, hello, facts);
     if (current?.id === hello.session) return current.attach(peer, hello);
     if (await this.#left!.offer(peer, hello)) return;
-    if (hello.generation > 1) return refuse(peer, "MIGRATION_UNKNOWN_SESSION", "no such migration is under way here");
+    // Who wants to settle has no stream to begin a session with.
+    if (hello.generation > 1 || hello.purpose === "settle")
+      return refuse(peer, "MIGRATION_UNKNOWN_SESSION", "no such migration is under way here");
     if (current !== undefined) return refuse(peer, "MIGRATION_BUSY", "another migration to this QEMU is under way");
     this.#probe?.end("a migration begins");
     this.#current = new Session(this.#options, qmp, vm, facts, greeted, this.#startMs);
