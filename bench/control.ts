@@ -4,8 +4,8 @@
  *   node bench/control.ts [--runs N] [--no-stock] [--results FOLDER] [CASE...]     default: all cases, 3 runs; 25 minutes
  *
  * Each migration is a line of FOLDER/results.jsonl (default: evaluation/) and a trace in FOLDER/traces as soon as it has ended. What was
- * interrupted goes on where it was, unless the code has changed since. Ends with the section of docs/benchmarks.md, which is in
- * FOLDER/report.md too.
+ * interrupted goes on where it was, unless the code has changed since. The section of docs/benchmarks.md is in FOLDER/report.md after
+ * each migration, and printed at the end.
  */
 import { createHash } from "node:crypto";
 import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -48,7 +48,9 @@ const folder = values.results;
 const file = join(folder, "results.jsonl");
 mkdirSync(join(folder, "traces"), { recursive: true });
 const revision = await codeRevision();
-const done = resultsOf(revision);
+const done = resultsOf(revision)
+  .filter((result) => names.includes(result.case))
+  .map(withScore);
 const turns = turnsOf(names.map((name) => CASES.get(name)!));
 for (const [i, turn] of turns.entries()) {
   const { one, mover, run } = turn;
@@ -56,15 +58,13 @@ for (const [i, turn] of turns.entries()) {
   const startMs = performance.now();
   const result: Run = { ...(await attempt(turn)), run, revision };
   appendFileSync(file, `${JSON.stringify(result)}\n`);
-  done.push(result);
+  done.push(withScore(result));
+  writeReport();
   const took = ((performance.now() - startMs) / 1000).toFixed(0);
   console.error(`${i + 1} of ${turns.length}: ${wordsOf(result)} (${took} s with boot and check)`);
 }
-const scored = done.filter((result) => names.includes(result.case)).map(withScore);
-const text = [`${machine()}`, legend(), report(scored)].join("\n\n");
-writeFileSync(join(folder, "report.md"), `${text}\n`);
-console.log(text);
-const isGood = scored.every((run) => run.guestError === null && (run.hasEnded || run.mover === "stock"));
+console.log(writeReport());
+const isGood = done.every((run) => run.guestError === null && (run.hasEnded || run.mover === "stock"));
 process.exitCode = isGood ? 0 : 1;
 
 function refuse(why: string): never {
@@ -72,11 +72,18 @@ function refuse(why: string): never {
   process.exit(2);
 }
 
-/** All cases once, then again: what ends early has something of all. Stock QEMU goes once over each, in the first turn. */
+/** So far: whoever interrupts it has that. */
+function writeReport(): string {
+  const text = [machine(), legend(), report(done)].join("\n\n");
+  writeFileSync(join(folder, "report.md"), `${text}\n`);
+  return text;
+}
+
+/** All cases once, then again: what ends early has something of all. Stock QEMU goes once over each, and so do cases over other links. */
 function turnsOf(cases: readonly Case[]): Turn[] {
   return Array.from({ length: runs }, (_, run) =>
     cases
-      .filter((one) => run < Math.max(1, isOther(one) ? runs - 1 : runs))
+      .filter((one) => run === 0 || !isOther(one))
       .flatMap((one) =>
         MOVERS.filter((mover) => mover === "godwit" || (values.stock && run === 0)).map((mover) => ({
           one,

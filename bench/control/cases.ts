@@ -23,7 +23,7 @@ const others = OTHERS.map(([workload, link, bits]) => caseOf(workload, `${worklo
 
 export const CASES: ReadonlyMap<string, Case> = new Map([...usual, ...others].map((one) => [one.name, one]));
 
-/** Is this case one over another link than the usual one? It is run once less. */
+/** Is this case one over another link than the usual one? It is run once. */
 export function isOther({ linkBitsPerSecond }: Case): boolean {
   return linkBitsPerSecond !== USUAL;
 }

@@ -4,6 +4,7 @@ import { PAGE_BYTES } from "../../src/control/samples.ts";
 import { type Check, checkAgainst } from "../../src/control/simulation/check.ts";
 import { scenarioOfTrace } from "../../src/control/simulation/from-trace.ts";
 import { bestMoment } from "../../src/control/simulation/hindsight.ts";
+import type { Scenario } from "../../src/control/simulation/scenario.ts";
 import type { Trace } from "../../src/control/trace.ts";
 import { GodwitError } from "../../src/errors.ts";
 import type { SourceSummary } from "../../src/migration/events.ts";
@@ -35,18 +36,25 @@ const PACE_ROUNDS = 4;
 /** The bounds: a prediction is right within this share, or for a downtime within so many ms. */
 const RIGHT_SHARE = 0.12;
 const RIGHT_MS = 50;
+const UNKNOWN: readonly string[] = ["CONTROL_TRACE_TOO_SHORT", "CONTROL_TRACE_NOT_COMPLETED"];
 
 export function scoreOf({ summary, totalMs, downtimeMs }: Run, trace: Trace | null): Score {
   const { predictedDowntimeMs, predictedTotalMs } = summary ?? {};
-  const scenario = trace && unlessTooShort(() => scenarioOfTrace("trace", trace));
+  const scenario = trace && unlessUnknown(() => scenarioOfTrace("trace", trace));
   return {
     downtime: predictedDowntimeMs && downtimeMs !== null ? { ...predictedDowntimeMs, measured: downtimeMs } : null,
     total: predictedTotalMs ? { ...predictedTotalMs, measured: totalMs } : null,
-    bestMs: scenario && bestMoment({ ...scenario, hindsightMs: totalMs }).downtimeMs,
-    bestLaterMs: scenario && bestMoment(scenario).downtimeMs,
+    bestMs: scenario && bestWithin({ ...scenario, hindsightMs: totalMs }),
+    bestLaterMs: scenario && bestWithin(scenario),
     bestSeenMs: trace && summary && bestSeenMs(trace, summary),
-    check: trace && unlessTooShort(() => checkAgainst("trace", trace)),
+    check: trace && unlessUnknown(() => checkAgainst("trace", trace)),
   };
+}
+
+/** Null where no sync comes within the time. */
+function bestWithin(scenario: Scenario): number | null {
+  const { downtimeMs } = bestMoment(scenario);
+  return Number.isFinite(downtimeMs) ? downtimeMs : null;
 }
 
 /** Of a predicted value, its error as a share of what was measured. */
@@ -66,12 +74,12 @@ export function isTotalRight(prediction: Prediction): boolean {
   return errorShare(prediction) <= RIGHT_SHARE;
 }
 
-/** A migration of less than two rounds says nothing about the load. */
-function unlessTooShort<T>(use: () => T): T | null {
+/** A migration of less than two rounds says nothing about the load, nor does one whose guest was stopped already. */
+function unlessUnknown<T>(use: () => T): T | null {
   try {
     return use();
   } catch (error) {
-    if (error instanceof GodwitError && error.code === "CONTROL_TRACE_TOO_SHORT") return null;
+    if (error instanceof GodwitError && UNKNOWN.includes(error.code)) return null;
     throw error;
   }
 }

@@ -9,7 +9,8 @@ export interface Outcome {
   readonly by: "itself" | "a restart" | "resolve" | "vouched";
 }
 
-type Look = "running" | "stopped" | "gone";
+/** "waiting": for a VM, of which it has nothing or only a part. */
+type Look = "running" | "stopped" | "waiting" | "gone";
 
 const LOOK_MS = 100;
 /** A VM that runs is left to its programs for so long, to say what they have to say. */
@@ -57,7 +58,7 @@ async function looks({ source, destination }: Trial): Promise<Looks> {
 async function look(vm: Vm): Promise<Look> {
   const gone = vm.exited.then(() => "gone" as const);
   const answer = vm.qmp.execute("query-status").then(
-    ({ running }) => (running ? "running" : "stopped"),
+    ({ running, status }): Look => (running ? "running" : status === "inmigrate" ? "waiting" : "stopped"),
     () => gone,
   );
   return Promise.race([answer, gone]);
@@ -78,7 +79,7 @@ async function settled(trial: Trial): Promise<void> {
     const [send, receive] = await Promise.all([hasEnded("send"), hasEnded("receive")]);
     if (send !== false && receive !== false) return;
     // Each of them may wait for the other, or for another VM, for longer than there is anything to see.
-    const isOver = (send !== false || receive !== false) && (await whereItRuns(trial)) !== "nowhere";
+    const isOver = (send !== false || receive !== false) && (await nothingMoreComes(trial));
     if (!isOver) lastWordsMs = Number.POSITIVE_INFINITY;
     else if (lastWordsMs === Number.POSITIVE_INFINITY) lastWordsMs = performance.now() + LAST_WORDS_MS;
     await delay(LOOK_MS);
@@ -99,6 +100,12 @@ interface Offer {
 }
 
 const ATTEMPTS = 6;
+
+/** The guest runs, or there is none any more. */
+async function nothingMoreComes(trial: Trial): Promise<boolean> {
+  const { source, destination } = await looks(trial);
+  return source === "running" || destination === "running" || (source === "gone" && destination !== "stopped");
+}
 
 /** None runs: asks what can be done, and does it. Returns how it was done; undefined if nothing could be. */
 async function resolved(trial: Trial): Promise<Outcome["by"] | undefined> {
@@ -153,7 +160,7 @@ async function offersOf(trial: Trial, at: "source" | "destination"): Promise<Off
 /** Nothing can run only where the QEMU that had the VM was killed, and the other had no whole copy of it. */
 function assertLost({ plan: { fault }, watch, destination }: Trial, { source: at, destination: to }: Looks): void {
   const isKilled = (part: string) => fault.kind === "kill" && fault.part === part;
-  if (isKilled("source QEMU") && at === "gone" && to === "gone") return;
+  if (isKilled("source QEMU") && at === "gone" && to !== "stopped") return;
   if (isKilled("destination QEMU") && to === "gone" && watch.hasRun(destination)) return;
   throw new Error(`none runs, and none can be made to: the source QEMU is ${at}, the destination QEMU ${to}`);
 }

@@ -64,6 +64,7 @@ const ADVICE: Readonly<Record<string, string | Readonly<Record<Side, string>>>> 
     source: "see what godwit receive says there; then start the destination QEMU and godwit receive again",
     destination: "see what godwit send says there; then start the destination QEMU and godwit receive again",
   },
+  MIGRATION_UNSETTLED: "look at the destination: never let both run",
   MIGRATION_OTHER_VM: "name that VM with --vm, if it is wanted",
   WIRE_PSK_MISSING: "make a key with godwit key, and copy it to both hosts",
   WIRE_PSK_FORMAT: "make a key with godwit key, and copy it to both hosts",

@@ -157,10 +157,10 @@ describe("QEMU's pre-copy", () => {
         const scenario = { ...aScenario({ pages, classes }), link: constant(speed), horizonMs: 60_000 };
         const run = simulate(scenario, accepting(threshold), {
           onRound: (round) => {
-            for (const value of [round.pages, round.dirtiedPages, round.leftPages, round.durationMs, round.wireBytes]) {
-              expect(value).toBeGreaterThanOrEqual(0);
-            }
-            expect(round.remainingBytes).toBeLessThanOrEqual(pages * PAGE_BYTES * 1.000001);
+            const { pages: sent, dirtiedPages, leftPages, durationMs, wireBytes, remainingBytes } = round;
+            const least = Math.min(sent, dirtiedPages, leftPages, durationMs, wireBytes);
+            if (!(least >= 0)) expect(round).toBe("without negative numbers"); // there are too many rounds for an expect each
+            if (!(remainingBytes <= pages * PAGE_BYTES * 1.000001)) expect(round).toBe("within the memory");
           },
         });
         if (run.ending === "switched")

@@ -86,6 +86,16 @@ const mutants: Record<string, { readonly machines: Partial<Machines>; readonly b
       },
     },
   },
+  "a restarted receive does not know that what has run here was loaded": {
+    broken: "a settled end is reached when faults stop",
+    machines: {
+      restartDestination: (journalled, found, run) => {
+        const step = MACHINES.restartDestination(journalled, found, run);
+        if (step === undefined || journalled !== "running") return step;
+        return { ...step, state: { ...step.state, isLoaded: found === "running" } };
+      },
+    },
+  },
   "a restarted receive takes a QEMU for unused that runs the VM": {
     broken: "never none that runs or can be made to run",
     machines: {

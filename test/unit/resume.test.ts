@@ -111,6 +111,28 @@ test("the receiver goes on with a newer connection, while the older one looks al
   expect((await moving).downs).toHaveLength(1);
 });
 
+test("a resume costs two round trips, one of them TLS's, and the bytes that were not acknowledged", async () => {
+  const relay = new FaultyRelay();
+  const over = await overTls(relay);
+  relay.setUsualDelay(20);
+  const moving = move(rounds(60, 60), { cachePages: 64, connect: over, maxBytesPerSecond: 10e6 });
+  await expect.poll(() => relay.figures().forwardBytes).toBeGreaterThan(1e6);
+  await relay.set({ kind: "reset" });
+  const { sent, aways } = await moving;
+  const [before, after] = [
+    sent.filter((range) => range.generation === 1),
+    sent.filter((range) => range.generation === 2),
+  ];
+  const lost = before.at(-1)!;
+  const unacknowledgedBytes = lost.rawOffset + lost.rawBytes - lost.ackedBytes;
+  const again = after.filter(({ rawOffset }) => rawOffset < lost.rawOffset + lost.rawBytes);
+  const againBytes = again.reduce((sum, { rawBytes }) => sum + rawBytes, 0);
+  console.log(`a round trip of 40 ms: away for ${aways[0]!.toFixed(0)} ms, then ${againBytes} bytes again`);
+  expect(aways[0]).toBeGreaterThan(75);
+  // The next body may begin with the last of what is sent again.
+  expect(againBytes).toBeLessThanOrEqual(unacknowledgedBytes + 256 * 1024);
+});
+
 /** Writes pages to a session whose destination QEMU does not read, until nothing more goes in. */
 async function fill(session: Session): Promise<void> {
   session.destination.pause();

@@ -97,8 +97,8 @@ export function restartDestination(
     case "committed":
       if (found === "running") return onRan(state);
       return found === "held" ? runIt(state, run) : undefined;
-    case "running":
-      return { state: { ...state, phase: "running" }, actions: [] };
+    case "running": // It was loaded, whatever has become of it since.
+      return { state: { ...state, phase: "running", isLoaded: true }, actions: [] };
     case "aborted":
       return { state: { ...state, phase: "aborted" }, actions: [] };
     default:

@@ -111,8 +111,9 @@ function offers(role: JournalRole, { state, isSettled, run }: World["sourceJourn
   return made;
 }
 
-/** The VM runs at one place, and that end knows that it will. */
-function isGood({ sourceQemu, destinationQemu, sourceJournal, isVmDead }: World): boolean {
+/** The VM runs at one place, and the source knows of it; also where it has died there since. */
+function isGood({ sourceQemu, destinationQemu, sourceJournal, hasMoved, isVmDead }: World): boolean {
+  if (hasMoved && sourceQemu !== "gone") return sourceJournal.isSettled && sourceJournal.state === "running";
   if (isVmDead) return true;
   if (destinationQemu === "running") return sourceJournal.isSettled && sourceJournal.state === "running";
   return sourceQemu === "running" && sourceJournal.isSettled && sourceJournal.state === "aborted";

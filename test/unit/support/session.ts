@@ -47,6 +47,8 @@ export class Session implements AsyncDisposable {
   destinationLink: DestinationLink | undefined;
   readonly sent: SentRange[] = [];
   readonly downs: string[] = [];
+  /** For how long there was no connection, each time. */
+  readonly aways: number[] = [];
   readonly warnings: string[] = [];
   readonly nacks: Message[] = [];
   /** How often each message of the hand-off has come. */
@@ -79,6 +81,7 @@ export class Session implements AsyncDisposable {
       },
       onUp: ({ rawOffset }, { awayMs }) => {
         if (awayMs === null) return;
+        this.aways.push(awayMs);
         if (this.#isSwitchedOver) this.sourceLink.send({ type: "SWITCHOVER" });
         this.sender.resume(rawOffset);
       },

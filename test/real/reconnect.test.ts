@@ -1,0 +1,41 @@
+// Connections that are lost again and again, between real QEMUs: the migration ends all the same, and its bytes are the source's.
+import { expect, test } from "vitest";
+import { startFaultyLink } from "../../lab/faulty-link.ts";
+import { startMigration } from "../../lab/godwit.ts";
+import type { LinkFault } from "../../lab/link-faults.ts";
+
+import { startTap } from "../../lab/tap.ts";
+import { cleanWalks } from "../../lab/walks.ts";
+import { startPair } from "./support/pair.ts";
+
+const load = { mib: 64, pagesPerSecond: 2000, pattern: "word" } as const;
+
+const faults: [string, LinkFault, number][] = [
+  ["cut ten times", { kind: "cut", everyBytes: 4_000_000, times: 10 }, 10],
+  ["a flipped bit", { kind: "flip-bit", direction: "forward", afterBytes: 10_000_000 }, 1],
+];
+
+test.each(faults)("%s: byte for byte, and the guest finds its memory whole", async (_name, fault, cuts) => {
+  await using pair = await startPair({ load });
+  await using sourceTap = await startTap({ qmpPath: pair.source.qmpPath, direction: "source" });
+  await using destinationTap = await startTap({ qmpPath: pair.destination.qmpPath, direction: "destination" });
+  await using link = await startFaultyLink(pair.hosts.source);
+  await link.set(fault);
+  await using migration = await startMigration(pair, {
+    through: link,
+    sourceQmp: sourceTap.qmpPath,
+    destinationQmp: destinationTap.qmpPath,
+    sendArgs: ["--no-compress"],
+  });
+  const [sent, received] = await Promise.all([migration.send.exited, migration.receive.exited]);
+  expect(sent, sent.stderr).toMatchObject({ code: 0, stderr: "" });
+  expect(received, received.stderr).toMatchObject({ code: 0, stderr: "" });
+  const [written, read] = await Promise.all([sourceTap.digest(), destinationTap.digest()]);
+  expect(read).toEqual(written);
+
+  const { events } = migration.send;
+  const awayMs = events.flatMap((event) => (event.event === "reconnected" ? [event.awayMs] : []));
+  console.log(`away for ${awayMs.map((ms) => ms.toFixed(0)).join(", ")} ms`);
+  expect(awayMs.length).toBeGreaterThanOrEqual(cuts);
+  await cleanWalks(pair.destination, 2);
+});
