@@ -1,0 +1,58 @@
+// What `godwit plan` says of a migration, and what that migration then comes to.
+import { execFile } from "node:child_process";
+import { resolve } from "node:path";
+import { promisify } from "node:util";
+import { expect, test } from "vitest";
+import { keyFile, startGodwit } from "../../lab/godwit.ts";
+import { temporaryFolder } from "../../lab/leftovers.ts";
+import { cleanWalks } from "../../lab/walks.ts";
+import type { planDocument } from "../../src/cli/plan-report.ts";
+import type { Estimate } from "../../src/control/downtime.ts";
+import type { SourceSummary } from "../../src/migration/events.ts";
+import { startPair } from "./support/pair.ts";
+
+const run = promisify(execFile);
+const LINK_BITS_PER_SECOND = 500e6;
+const load = { mib: 16, pagesPerSecond: 2000, pattern: "random" } as const;
+
+/**
+ * The interval is meant to hold nine of ten, on a machine that has nothing else to do; this one runs both QEMUs, both ends and other
+ * tests on two cores.
+ */
+function expectNear(measured: number | null, { low, high }: Estimate): void {
+  expect(measured).toBeGreaterThan(low * 0.6);
+  expect(measured).toBeLessThan(high * 1.6);
+}
+
+test("a plan measures without touching anything, and the migration comes to what it says", async () => {
+  await using pair = await startPair({ machine: "pc", memoryMiB: 256, load, rateBitsPerSecond: LINK_BITS_PER_SECOND });
+  using key = keyFile();
+  using state = temporaryFolder();
+  const { source, destination } = pair.hosts;
+  const link = ["--psk-file", key.path, "--json"];
+  const receiveArgs = ["--qmp", pair.destination.qmpPath, "--listen", destination.address, "--once"];
+  await using receive = startGodwit(destination, ["receive", ...receiveArgs, ...link]);
+  await receive.event("listening");
+  const settings = () => pair.source.qmp.execute("query-migrate-parameters");
+  const before = await settings();
+
+  const from = ["--qmp", pair.source.qmpPath, "--to", destination.address, "--no-disk-refs", ...link];
+  const [program, ...args] = source.command([resolve("bin/godwit"), "plan", ...from, "--max-downtime", "2s"]);
+  const { stdout, stderr } = await run(program!, args, { env: { ...process.env, GODWIT_STATE_DIR: state.path } });
+  expect(stderr).toBe("");
+  const { verdict, measured, predicted } = JSON.parse(stdout) as ReturnType<typeof planDocument>;
+  expect(verdict).toBe("yes");
+  expect(measured.goodputBytesPerSecond.expected * 8).toBeLessThan(1.1 * LINK_BITS_PER_SECOND);
+  expect(measured.goodputBytesPerSecond.expected * 8).toBeGreaterThan(0.5 * LINK_BITS_PER_SECOND);
+  expect(measured.changedPages).toBeGreaterThan(10);
+  expect(await settings()).toEqual(before);
+  expect(await pair.destination.qmp.execute("query-status")).toMatchObject({ status: "inmigrate" });
+
+  await using send = startGodwit(source, ["send", ...from, "--no-keep-checkpoint"]);
+  expect(await send.exited).toMatchObject({ code: 0 });
+  const summary = send.events.at(-1) as SourceSummary;
+  expectNear(summary.totalMs, predicted.totalMs);
+  expectNear(summary.downtimeMs, predicted.downtimeMs!);
+  expectNear(summary.wireBytes, predicted.wireBytes);
+  await cleanWalks(pair.destination, 1);
+});
