@@ -193,7 +193,9 @@ export class DestinationHandOff {
     this.#whereabouts ||= "the VM does not run here; the source keeps it";
     const { link, onDecided } = this.#parts;
     onDecided(this.#reason);
-    if (!this.#hasSaidLoaded) link.reconnectForMs = Math.min(link.reconnectForMs, FAREWELL_MS);
+    // It was because nobody came back: nobody is waited for to be told.
+    if (link.isOver) this.#runner.tell({ type: "link-given-up" });
+    else if (!this.#hasSaidLoaded) link.reconnectForMs = Math.min(link.reconnectForMs, FAREWELL_MS);
   }
 
   #end(end: DestinationEnd): undefined {

@@ -35,6 +35,7 @@ class Destination {
   #left: LeftSessions | undefined;
   #probe: ProbeAnswer | undefined;
   #isQemuGone = false;
+  #isOver = false;
 
   constructor(options: DestinationOptions) {
     this.#options = options;
@@ -71,6 +72,7 @@ class Destination {
       void qmp.closed.then((error) => error && this.#onQemuGone(error));
       onEvent({ event: "listening", ...listener.address });
       return await this.#settled.promise.finally(() => {
+        this.#isOver = true;
         listener.close();
         this.#probe?.end("the destination ends");
       });
@@ -99,6 +101,7 @@ class Destination {
       return { ...this.#emptySummary(settledStatus(outcome, onEvent)), session: session.id };
     } finally {
       signal?.removeEventListener("abort", onAbort);
+      this.#isOver = true;
       listener.close();
     }
   }
@@ -108,7 +111,10 @@ class Destination {
       ...this.#options.listen,
       security: this.#options.security,
       onConnection,
-      onRejected: (error) => this.#options.onEvent({ event: "warning", message: error.message }),
+      onRejected: (error) => {
+        // With the listener end the handshakes under way, which is nobody's mistake.
+        if (!this.#isOver) this.#options.onEvent({ event: "warning", message: error.message });
+      },
     });
   }
 

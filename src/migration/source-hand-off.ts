@@ -175,6 +175,8 @@ export class SourceHandOff {
     if (message === "COMMIT") link.send({ type: message, run: this.#parts.guestRuns() });
     else if (message === "ABORT") link.send({ type: message, ...wordsFor(this.#reason) });
     else link.send({ type: message });
+    // The destination closes the connection when it has heard this: that is no loss.
+    if (message === "SETTLED") link.end();
   }
 
   #switchedOver(): void {

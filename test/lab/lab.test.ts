@@ -76,7 +76,7 @@ test("a guest with its root file system in the page cache says so", { timeout: 1
 });
 
 test.each(["walk", "random"] as const)("the guest finds a whole page of an old version, order %s", async (order) => {
-  await using vm = await startVm({ load: { mib: 4, pagesPerSecond: 10_000, pattern: "random", order } });
+  await using vm = await startVm({ load: { mib: 4, pagesPerSecond: 1500, pattern: "random", order } });
   await cleanWalks(vm, 1);
   vm.console.send(`python3 -c '${PUT_BACK_AN_OLD_PAGE}'`);
   await vm.console.waitFor(/^load: ERROR page=5 word=1 /, 20_000);
