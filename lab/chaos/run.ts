@@ -1,5 +1,5 @@
 /**
- * `npm run chaos [-- --runs N] [--seed S] [--first N] [--case WORDS] [--parallel N]`: migrations of a real, busy guest, each with one
+ * `npm run chaos [-- --runs N] [--seed S] [--first N] [--case WORDS] [--parallel N] [--minutes N]`: migrations of a real, busy guest, each with one
  * fault at one step; an operator does what he is told to; then no two VMs may ever have run, one must, and the guest's own checks must be clean.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -25,6 +25,8 @@ const { values } = parseArgs({
     first: { type: "string", default: "0" },
     case: { type: "string" },
     parallel: { type: "string", default: "2" },
+    /** No more runs are begun after so many. */
+    minutes: { type: "string", default: "60" },
     verbose: { type: "boolean", default: false },
   },
 });
@@ -56,6 +58,7 @@ console.log(`seed ${seed}`);
 async function work(): Promise<void> {
   await using stage = await openStage();
   for (const plan of queue) {
+    if (performance.now() - startMs > Number(values.minutes) * 60_000) return;
     const log = new Log();
     log.say(JSON.stringify(plan));
     const result = await once(plan, log).catch((error: Error): Result => ({ plan, why: error.message, samples: 0 }));
