@@ -25,6 +25,8 @@ const LINK_SHARE = 0.85;
 const STANDING_BYTES_PER_SECOND = 1024;
 /** In shorter rounds QEMU looks for dirty pages more than it sends. */
 const PACED_MS = 50;
+/** A sync alone takes longer (SYNC_MS of the engine); rounds of less would have a simulation go on in steps of them. */
+const LEAST_ROUND_MS = 0.5;
 /** QEMU is slowed down by this at most. */
 const MAX_SLOWER = 1000;
 const SLOWER_STEPS = 40;
@@ -43,7 +45,7 @@ const DEVICE_MS = { least: 2, most: 40 };
  * @throws GodwitError CONTROL_TRACE_TOO_SHORT without a bulk round: nothing is then known about the load
  */
 export function scenarioOfTrace(name: string, trace: Trace): Scenario {
-  const rounds = trace.rounds.filter(({ durationMs }) => durationMs > 0);
+  const rounds = trace.rounds.filter(({ durationMs }) => durationMs >= LEAST_ROUND_MS);
   const [bulk, ...later] = rounds;
   if (bulk === undefined || bulk.round !== 0 || bulk.leftPages > bulk.pages) {
     throw new GodwitError(
