@@ -226,7 +226,7 @@ export class Session implements AsyncDisposable {
     });
     this.destinationLink.begin(peer);
     this.destinationLink.send(welcome(hello.generation, 0));
-    peer.startPulse();
+    void peer.startPulse();
   }
 
   #onSenders(message: Message): void {
