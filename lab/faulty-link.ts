@@ -10,7 +10,7 @@ export interface FaultyLink extends AsyncDisposable {
   readonly address: Address;
   /** Says where `receive` listens. */
   leadTo(target: Address): Promise<void>;
-  /** How late it is each way when nothing is wrong with it. */
+  /** How late it is each way when nothing is wrong with it; a connection takes twice that to come about. */
   setUsualDelay(ms: number): Promise<void>;
   /** What is wrong with the link from now on, in place of what was. */
   set(fault: LinkFault): Promise<void>;

@@ -1,12 +1,14 @@
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import type { Address } from "../src/wire/address.ts";
-import type { Direction, LinkFault, LinkFigures } from "./link-faults.ts";
+import type { CutKind, Direction, LinkFault, LinkFigures } from "./link-faults.ts";
 
 /** What a lane holds before it stops reading: little, so that back-pressure reaches the sender as over a plain link. */
 const LANE_BYTES = 256 * 1024;
 /** How often a slow link lets something pass. */
 const SLOW_PERIOD_MS = 50;
+/** For how long a cut of the kind "refuse" lets no new connection come about. */
+const REFUSE_MS = 200;
 
 /** A TCP relay that does to its connections what a bad link does. It runs in this process; `startFaultyLink` has one on a host. */
 export class FaultyRelay implements AsyncDisposable {
@@ -16,7 +18,8 @@ export class FaultyRelay implements AsyncDisposable {
   #port = 0;
   #fault: LinkFault | undefined;
   #usualDelayMs = 0;
-  #flapping: NodeJS.Timeout | undefined;
+  /** Until something changes by itself. */
+  #timer: NodeJS.Timeout | undefined;
   /** What of a "cut" or a "flip-bit" is to come. */
   #bytesLeft = 0;
   #cutsLeft = 0;
@@ -38,7 +41,7 @@ export class FaultyRelay implements AsyncDisposable {
     this.#target = target;
   }
 
-  /** How late the link is each way when nothing is wrong with it. */
+  /** How late the link is each way when nothing is wrong with it: a connection takes twice that to come about. */
   setUsualDelay(ms: number): void {
     this.#usualDelayMs = ms;
   }
@@ -69,12 +72,12 @@ export class FaultyRelay implements AsyncDisposable {
 
   /** All is well again, for connections that live as for new ones. */
   async heal(): Promise<void> {
-    clearTimeout(this.#flapping);
+    clearTimeout(this.#timer);
     await this.#restore();
   }
 
   async close(): Promise<void> {
-    clearTimeout(this.#flapping);
+    clearTimeout(this.#timer);
     this.#server?.close();
     for (const route of this.#routes) route.reset();
   }
@@ -91,16 +94,20 @@ export class FaultyRelay implements AsyncDisposable {
 
   #refuse(): void {
     this.#fault = { kind: "refuse" };
-    this.#server?.close();
-    this.#server = undefined;
+    this.#stopListening();
     this.#cut((route) => route.reset());
   }
 
+  #stopListening(): void {
+    this.#server?.close();
+    this.#server = undefined;
+  }
+
   #flap(upMs: number, downMs: number, down: { readonly kind: "refuse" | "black-hole" }): void {
-    this.#flapping = setTimeout(() => {
+    this.#timer = setTimeout(() => {
       if (down.kind === "refuse") this.#refuse();
       else this.#fault = down;
-      this.#flapping = setTimeout(() => void this.#restore().then(() => this.#flap(upMs, downMs, down)), downMs);
+      this.#timer = setTimeout(() => void this.#restore().then(() => this.#flap(upMs, downMs, down)), downMs);
     }, upMs);
   }
 
@@ -110,6 +117,15 @@ export class FaultyRelay implements AsyncDisposable {
       this.#figures.cuts++;
       how(route);
     }
+  }
+
+  #cutAs(kind: CutKind): void {
+    if (kind === "half-open") return this.#cut((route) => route.halfOpen("sender"));
+    if (kind === "black-hole") return this.#cut((route) => route.silence());
+    this.#cut((route) => route.resetSoon());
+    if (kind === "reset") return;
+    this.#stopListening();
+    this.#timer = setTimeout(() => void this.listen(), REFUSE_MS);
   }
 
   #accept(near: Socket): void {
@@ -144,8 +160,9 @@ export class FaultyRelay implements AsyncDisposable {
       if (this.#bytesLeft <= 0) {
         const passing = bytes.subarray(0, bytes.length + this.#bytesLeft);
         this.#bytesLeft = fault.everyBytes;
+        const { as = ["reset"], times } = fault;
+        this.#cutAs(as[(times - this.#cutsLeft) % as.length]!);
         if (--this.#cutsLeft === 0) this.#fault = undefined;
-        this.#cut((route) => route.resetSoon());
         return passing;
       }
     }
@@ -209,14 +226,18 @@ class Route {
 
   /** As `reset`, once what is passing has been written. */
   resetSoon(): void {
-    this.#isCut = true;
-    for (const lane of this.#lanes) lane.stop();
+    this.silence();
     setImmediate(() => this.reset());
   }
 
-  halfOpen(told: "sender" | "receiver"): void {
+  /** Nothing passes any more, and nobody is told. */
+  silence(): void {
     this.#isCut = true;
     for (const lane of this.#lanes) lane.stop();
+  }
+
+  halfOpen(told: "sender" | "receiver"): void {
+    this.silence();
     (told === "sender" ? this.#near : this.#far).resetAndDestroy();
   }
 }
@@ -227,6 +248,8 @@ class Lane {
   readonly #to: Socket;
   readonly #direction: Direction;
   readonly #handler: RouteHandler;
+  /** When the ends of a link that is as late would know of each other: here the system answers the near one at once. */
+  readonly #openMs: number;
   #queue: { readonly bytes: Buffer; readonly dueMs: number }[] = [];
   #queuedBytes = 0;
   #hasEnded = false;
@@ -235,6 +258,7 @@ class Lane {
 
   constructor(from: Socket, to: Socket, direction: Direction, handler: RouteHandler) {
     [this.#from, this.#to, this.#direction, this.#handler] = [from, to, direction, handler];
+    this.#openMs = performance.now() + 2 * handler.state().delayMs;
     from.on("data", (bytes: Buffer) => this.#take(bytes));
     from.on("end", () => {
       this.#hasEnded = true;
@@ -254,7 +278,8 @@ class Lane {
   }
 
   #take(bytes: Buffer): void {
-    this.#queue.push({ bytes, dueMs: performance.now() + this.#handler.state().delayMs });
+    const sentMs = Math.max(performance.now(), this.#openMs);
+    this.#queue.push({ bytes, dueMs: sentMs + this.#handler.state().delayMs });
     this.#queuedBytes += bytes.length;
     if (this.#queuedBytes >= LANE_BYTES) this.#from.pause();
     this.pump();

@@ -18,8 +18,17 @@ export type LinkFault =
   | { readonly kind: "flap"; readonly upMs: number; readonly downMs: number; readonly as?: "refuse" | "black-hole" }
   /** One bit of the byte that passes after so many others, below TLS; once. */
   | { readonly kind: "flip-bit"; readonly direction: Direction; readonly afterBytes: number }
-  /** All connections are reset each time that so many bytes of the stream have passed, `times` times; then the link is well. */
-  | { readonly kind: "cut"; readonly everyBytes: number; readonly times: number };
+  /**
+   * All connections are cut each time that so many bytes of the stream have passed, `times` times; then the link is well. `as`: how, one
+   * after the other, and again from the first; default: reset.
+   */
+  | { readonly kind: "cut"; readonly everyBytes: number; readonly times: number; readonly as?: readonly CutKind[] };
+
+/**
+ * How a "cut" cuts; new connections are well. "refuse": as "reset", but for 200 ms there are no new ones; "half-open": only the sender
+ * is told; "black-hole": nobody is.
+ */
+export type CutKind = "reset" | "refuse" | "half-open" | "black-hole";
 
 /** What went over a link. */
 export interface LinkFigures {

@@ -114,6 +114,38 @@ test("cut: at the byte, every so many bytes, so many times", async () => {
   expect(relay.figures()).toMatchObject({ cuts: 2, connections: 3 });
 });
 
+test("cut in several ways, one after the other", async () => {
+  const { relay, port, got } = await relayWithReceiver();
+  await relay.set({ kind: "cut", everyBytes: 1000, times: 4, as: ["half-open", "black-hole", "refuse"] });
+  const cut = async () => {
+    const socket = await connected(port);
+    const { cuts } = relay.figures();
+    socket.write(Buffer.alloc(1000));
+    await passed(() => expect(relay.figures().cuts).toBe(cuts + 1));
+    await nothingMore();
+    return [socket.lastError, got[cuts]!.error];
+  };
+  expect(await cut()).toEqual(["ECONNRESET", undefined]);
+  expect(await cut()).toEqual([undefined, undefined]);
+  expect(await cut()).toEqual(["ECONNRESET", "ECONNRESET"]);
+  await expect(connected(port)).rejects.toMatchObject({ code: "ECONNREFUSED" });
+  await passed(async () => expect(await cut()).toEqual(["ECONNRESET", undefined]));
+  (await connected(port)).write("well");
+  await passed(() => expect(String(got[4]!.bytes)).toBe("well"));
+});
+
+test("a late link takes a round trip to connect, and another one to answer", async () => {
+  const { relay, port, got } = await relayWithReceiver();
+  relay.setUsualDelay(50);
+  const startMs = performance.now();
+  const socket = await connected(port);
+  socket.write("late");
+  await passed(() => expect(String(got[0]?.bytes)).toBe("late"));
+  got[0]!.socket.write("well");
+  await once(socket, "data");
+  expect(performance.now() - startMs).toBeGreaterThan(199);
+});
+
 test("a bit flips, a link is slow, late, and comes and goes", async () => {
   const { relay, port, got } = await relayWithReceiver();
   await relay.set({ kind: "flip-bit", direction: "forward", afterBytes: 3 });

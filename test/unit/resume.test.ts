@@ -111,7 +111,7 @@ test("the receiver goes on with a newer connection, while the older one looks al
   expect((await moving).downs).toHaveLength(1);
 });
 
-test("a resume costs two round trips, one of them TLS's, and the bytes that were not acknowledged", async () => {
+test("a resume costs a round trip beyond those of TCP and TLS, and the bytes that were not acknowledged", async () => {
   const relay = new FaultyRelay();
   const over = await overTls(relay);
   relay.setUsualDelay(20);
@@ -128,7 +128,7 @@ test("a resume costs two round trips, one of them TLS's, and the bytes that were
   const again = after.filter(({ rawOffset }) => rawOffset < lost.rawOffset + lost.rawBytes);
   const againBytes = again.reduce((sum, { rawBytes }) => sum + rawBytes, 0);
   console.log(`a round trip of 40 ms: away for ${aways[0]!.toFixed(0)} ms, then ${againBytes} bytes again`);
-  expect(aways[0]).toBeGreaterThan(75);
+  expect(aways[0]).toBeGreaterThan(115);
   // The next body may begin with the last of what is sent again.
   expect(againBytes).toBeLessThanOrEqual(unacknowledgedBytes + 256 * 1024);
 });

@@ -119,6 +119,13 @@ export class Simulation {
     const start = policy.start({ memoryBytes: scenario.workload.memoryBytes, hasSwitchoverBandwidth });
     this.#limit = start.limit;
     this.#maxRawBytesPerSecond = start.maxBytesPerSecond ?? Number.POSITIVE_INFINITY;
+    const atMs = scenario.startMs ?? 0;
+    this.#nowMs = atMs;
+    this.#roundStart.atMs = atMs;
+    this.#windowStart.atMs = atMs;
+    this.#dirtyRate.atMs = atMs;
+    this.#iterationMs = atMs;
+    this.#nextTickMs = atMs;
     this.#autoConverge = start.autoConverge ? new AutoConverge() : null;
   }
 
