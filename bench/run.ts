@@ -6,6 +6,7 @@ const BENCHES: Readonly<Record<string, () => Promise<{ bench: () => string | Pro
   intake: () => import("./intake.ts"),
   sender: () => import("./sender.ts"),
   receiver: () => import("./receiver.ts"),
+  resume: () => import("./resume.ts"),
   codec: () => import("./codec.ts"),
   replay: () => import("./replay.ts"),
   plan: () => import("./plan.ts"),
