@@ -277,7 +277,11 @@ class SourceMigration {
     if (!vm.guestRuns) handOff.guestStopped();
     const accepted = await this.#failure.or(
       Promise.race([
-        withTimeout(server.accepted, CONNECT_TIMEOUT_MS, "the source QEMU did not connect to godwit's socket"),
+        server.accepted,
+        // From `migrate` on: QEMU may take its time over all the commands before.
+        started.then(() =>
+          withTimeout(server.accepted, CONNECT_TIMEOUT_MS, "the source QEMU did not connect to godwit's socket"),
+        ),
         completed.then(() => server.accepted),
       ]),
     );
