@@ -7,7 +7,7 @@ import {
   type PredictedParts,
   totalOf,
 } from "./downtime.ts";
-import { Forecaster, type Rest } from "./forecast.ts";
+import { Forecaster, type Seen } from "./forecast.ts";
 import { LinkMeter } from "./link-meter.ts";
 import { type Decision, type Forecast, limitOf, type Policy, type StartSettings } from "./policy.ts";
 import { dueBy, type Promises } from "./promises.ts";
@@ -32,8 +32,6 @@ const WHOLE_SHARE = 0.25;
 const PROJECT_FROM_MS = 3000;
 /** QEMU looks now and then, so it finds somewhat less than its threshold: these shares of it, expected and in nine of ten. */
 const FOUND = { expected: 0.97, low: 0.8, high: 1.05 };
-/** The rest is simulated anew once the migration has lasted so many times as long: a few dozen times in all. */
-const FORECAST_AGAIN = 1.1;
 /** A throttle that no round shows by then is not going to be in force. */
 const THROTTLE_MS = 10_000;
 
@@ -48,7 +46,6 @@ export class AdaptivePolicy implements Policy {
   #model = new WorkingSetModel(0);
   #shrinking = new Shrinking(this.#model, this.#link);
   #forecaster: Forecaster | undefined;
-  #rest: { atMs: number; rest: Rest | null } | undefined;
   /** What the limit accepts that was set last. */
   #acceptedPages = 0;
   #facts: MigrationFacts = { memoryBytes: 0, hasSwitchoverBandwidth: true };
@@ -106,27 +103,23 @@ export class AdaptivePolicy implements Policy {
     return this.#decide(tick.atMs, tick.remainingBytes, tick.round, tick.wireBytes);
   }
 
-  /** Simulates the rest of the migration, but for when it has done so a short while ago. */
+  /** To be asked often: each time a part of the rest is simulated, now and then. */
   get forecast(): Forecast | undefined {
-    const round = this.#round;
-    if (round === undefined || this.#link.pagesPerMs === 0 || this.#model.rounds < 2) return undefined;
-    if (this.#rest === undefined || round.atMs > this.#rest.atMs * FORECAST_AGAIN) {
-      this.#rest = { atMs: round.atMs, rest: this.#foreseeRest() };
-    }
-    const { rest } = this.#rest;
+    if (this.#round === undefined || this.#link.pagesPerMs === 0 || this.#model.rounds < 2) return undefined;
+    const makePolicy = () => new AdaptivePolicy(this.#promises, this.#earlier);
+    const rest = this.#forecaster?.rest(this.#seen, makePolicy) ?? null;
     const pages =
       this.#settling === undefined && rest !== null ? rest.residualPages / FOUND.expected : this.#acceptedPages;
     const downtimeParts = this.#predictParts(pages);
     return { downtimeMs: totalOf(downtimeParts), downtimeParts, totalMs: rest?.totalMs ?? null };
   }
 
-  #foreseeRest(): Rest | null {
+  get #seen(): Seen {
     const { settledPagesPerMs: pagesPerMs, wireBytesPerPage, goodputBytesPerSecond, roundTripMs } = this.#link;
     const fixedMs = this.#downtime.fixedMs(goodputBytesPerSecond, roundTripMs).expected;
     const { unsteadiness } = this.#model;
     const isSteady = unsteadiness !== null && unsteadiness <= STEADY_SHARE && this.#link.lostMs === 0;
-    const seen = { pagesPerMs, wireBytesPerPage, roundTripMs, fixedMs, isSteady };
-    return this.#forecaster?.rest(seen, new AdaptivePolicy(this.#promises, this.#earlier)) ?? null;
+    return { pagesPerMs, wireBytesPerPage, roundTripMs, fixedMs, isSteady };
   }
 
   #decide(atMs: number, remainingBytes: number, round: number, wireBytes: number): Decision | undefined {
@@ -277,10 +270,10 @@ export class AdaptivePolicy implements Policy {
   }
 
   #predictParts(pages: number): PredictedParts {
-    const { goodputBytesPerSecond, roundTripMs } = this.#link;
+    const { goodputBytesPerSecond, roundTripMs, isLinkBound } = this.#link;
     const { low, high } = this.#link.sendMs(pages);
     const { expected } = this.#link.sendMs(FOUND.expected * pages);
     const sendMs = { expected, low: FOUND.low * low, high: FOUND.high * high };
-    return this.#downtime.predict({ sendMs, goodputBytesPerSecond, roundTripMs });
+    return this.#downtime.predict({ sendMs, goodputBytesPerSecond, roundTripMs, isLinkBound });
   }
 }
