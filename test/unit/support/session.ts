@@ -36,6 +36,15 @@ export interface SentRange {
   readonly generation: number;
 }
 
+/** A connection that came after one that was lost; times are of performance.now. */
+export interface Resume {
+  /** When the sender noticed the loss, and when it was welcomed again. */
+  readonly downAtMs: number;
+  readonly upAtMs: number;
+  /** Where the receiver wants to go on. */
+  readonly rawOffset: number;
+}
+
 /** A migration without QEMUs: both ends with all between them, over connections that a test makes and breaks. */
 export class Session implements AsyncDisposable {
   /** Stand for the QEMUs: what the test writes and reads. */
@@ -47,14 +56,14 @@ export class Session implements AsyncDisposable {
   destinationLink: DestinationLink | undefined;
   readonly sent: SentRange[] = [];
   readonly downs: string[] = [];
-  /** For how long there was no connection, each time. */
-  readonly aways: number[] = [];
+  readonly resumes: Resume[] = [];
   readonly warnings: string[] = [];
   readonly nacks: Message[] = [];
   /** How often each message of the hand-off has come. */
   readonly heard: Record<string, number> = {};
   /** The hand-off is through. */
   readonly done = Promise.withResolvers<void>();
+  #downAtMs = 0;
   #isLoaded = false;
   #isSwitchedOver = false;
   #switchoverGeneration = 0;
@@ -76,12 +85,13 @@ export class Session implements AsyncDisposable {
       hello: () => this.#hello(),
       backOffMs: () => 0,
       onDown: ({ message }) => {
+        this.#downAtMs = performance.now();
         this.downs.push(message);
         this.sender.detach();
       },
       onUp: ({ rawOffset }, { awayMs }) => {
         if (awayMs === null) return;
-        this.aways.push(awayMs);
+        this.resumes.push({ downAtMs: this.#downAtMs, upAtMs: performance.now(), rawOffset });
         if (this.#isSwitchedOver) this.sourceLink.send({ type: "SWITCHOVER" });
         this.sender.resume(rawOffset);
       },
@@ -216,7 +226,7 @@ export class Session implements AsyncDisposable {
     });
     this.destinationLink.begin(peer);
     this.destinationLink.send(welcome(hello.generation, 0));
-    peer.startPulse();
+    void peer.startPulse();
   }
 
   #onSenders(message: Message): void {
