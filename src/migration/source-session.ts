@@ -238,7 +238,11 @@ export class SourceSession {
     if (!vm.guestRuns) handOff.guestStopped();
     const accepted = await this.#failure.or(
       Promise.race([
-        withTimeout(server.accepted, CONNECT_TIMEOUT_MS, "the source QEMU did not connect to godwit's socket"),
+        server.accepted,
+        // From `migrate` on: QEMU may take its time over all the commands before.
+        started.then(() =>
+          withTimeout(server.accepted, CONNECT_TIMEOUT_MS, "the source QEMU did not connect to godwit's socket"),
+        ),
         completed.then(() => server.accepted),
       ]),
     );
@@ -313,7 +317,7 @@ export class SourceSession {
       case "RETURN":
         return this.#sender?.writeReturn(message);
       case "RETURN_END":
-        return this.#sender?.endReturn();
+        return this.#sender?.endReturn(message);
       case "ABORT":
         if (this.#handOff === undefined) this.#failure.report(new PeerRefused(message.code, message.message));
         else this.#handOff.heard(message);
