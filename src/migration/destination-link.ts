@@ -62,7 +62,7 @@ export class DestinationLink extends Link {
     try {
       this.send(this.#options.welcome(hello.generation, rawOffset));
       this.#options.onUp(hello, up);
-      peer.startPulse();
+      void this.startPulse(peer);
     } catch (error) {
       this.giveUp(error);
     }

@@ -204,7 +204,7 @@ export class Session {
     };
     link.send(this.#welcome);
     link.reconnectForMs = Math.min(this.#reconnectForMs, NOTHING_SENT_AWAY_MS);
-    link.peer?.startPulse();
+    void link.peer?.startPulse();
     if (link.peer !== undefined) checkpoints.tell(link.peer);
     this.#options.onEvent({
       event: "connected",

@@ -9,7 +9,7 @@ export const RECONNECT_FOR_MS = 600_000;
 export interface LinkOptions {
   /** Gets what the other end says, whatever connection it comes on; nothing of one that was lost. */
   readonly handler: PeerHandler;
-  /** For how long the other end may be away; 0: the first connection is the only one. */
+  /** For how long the other end may be away, or be there and not answer; 0: the first connection is the only one. */
   readonly reconnectForMs: number;
   /** The connection is lost. From here on nothing is sent, and nothing comes, until the link is up again. */
   readonly onDown: (reason: GodwitError) => void;
@@ -47,8 +47,11 @@ export class Link {
   #generation = 0;
   #isUrgent = false;
   #isOver = false;
+  /** Since when there has been no connection. */
   #awaySinceMs: number | undefined;
-  #awayTimer: NodeJS.Timeout | undefined;
+  /** Since when there has been none on which the other end has answered. */
+  #lostSinceMs: number | undefined;
+  #lostTimer: NodeJS.Timeout | undefined;
 
   constructor(options: LinkOptions) {
     this.#options = options;
@@ -101,7 +104,7 @@ export class Link {
   }
   set reconnectForMs(ms: number) {
     this.#reconnectForMs = ms;
-    if (this.#awaySinceMs !== undefined) this.#waitForReturn(this.#awaySinceMs);
+    if (this.#lostSinceMs !== undefined) this.#waitForReturn(this.#lostSinceMs);
   }
 
   send(message: Message): void {
@@ -150,13 +153,12 @@ export class Link {
   /** The link is over; a connection that is up stays so. */
   protected close(): void {
     this.#isOver = true;
-    clearTimeout(this.#awayTimer);
+    clearTimeout(this.#lostTimer);
   }
 
   /** `peer` is the connection from now on: to be called before anything that it says is handled. */
   protected take(peer: Peer, generation: number): LinkUp {
     const up = { generation, awayMs: this.awayMs };
-    clearTimeout(this.#awayTimer);
     if (this.#isOver) peer.destroy();
     this.#awaySinceMs = undefined;
     this.#peer = peer;
@@ -170,6 +172,16 @@ export class Link {
       (error) => this.#onClosed(peer, error),
     );
     return up;
+  }
+
+  /**
+   * Starts the pulse of a connection that was taken. The other end is back only once it has answered: on a link that lets a greeting pass
+   * and nothing behind it, connections come about without end.
+   */
+  protected async startPulse(peer: Peer): Promise<void> {
+    if (!(await peer.startPulse()) || peer !== this.#peer) return;
+    this.#lostSinceMs = undefined;
+    clearTimeout(this.#lostTimer);
   }
 
   /** The connection is not to be used any more. */
@@ -188,7 +200,8 @@ export class Link {
   /** There is no connection from now on. */
   protected leave(): void {
     this.#awaySinceMs = performance.now();
-    this.#waitForReturn(this.#awaySinceMs);
+    this.#lostSinceMs ??= this.#awaySinceMs;
+    this.#waitForReturn(this.#lostSinceMs);
   }
 
   protected giveUp(error: unknown): void {
@@ -197,8 +210,8 @@ export class Link {
     this.#options.onGaveUp(error);
   }
 
-  /** The connection was lost, and another one may follow: SourceLink connects, DestinationLink waits. */
-  protected onLost(): void {}
+  /** The connection was lost, and another one may follow: SourceLink connects, DestinationLink waits. @param _hasAnswered the other end, on it */
+  protected onLost(_hasAnswered: boolean): void {}
 
   #onClosed(peer: Peer, error: GodwitError): void {
     if (peer !== this.#peer || this.#isOver) return;
@@ -206,15 +219,16 @@ export class Link {
       this.giveUp(error);
       return;
     }
+    const hasAnswered = this.#lostSinceMs === undefined;
     this.drop(error);
-    if (!this.#isOver) this.onLost();
+    if (!this.#isOver) this.onLost(hasAnswered);
   }
 
   #waitForReturn(sinceMs: number): void {
-    clearTimeout(this.#awayTimer);
+    clearTimeout(this.#lostTimer);
     if (this.#isOver) return;
     const leftMs = Math.max(0, sinceMs + this.#reconnectForMs - performance.now());
-    this.#awayTimer = setTimeout(() => {
+    this.#lostTimer = setTimeout(() => {
       const seconds = ((performance.now() - sinceMs) / 1000).toFixed(0);
       const message = `the connection to ${this.#address} was lost, and did not come back within ${seconds} s`;
       this.giveUp(new GodwitError("MIGRATION_LINK_LOST", message, { peer: this.#address }));

@@ -108,12 +108,11 @@ export class Peer {
     return this.#reader.wireBytes;
   }
 
-  /** Starts to ask the peer now and then whether it is there. To be called once the greeting is over. */
-  startPulse(): void {
-    if (this.#pulse !== undefined) return;
-    void this.ping();
+  /** Starts to ask the peer now and then whether it is there. To be called once, when the greeting is over. @returns of the first `ping` */
+  startPulse(): Promise<boolean> {
     this.#tickAtMs = performance.now();
     this.#pulse = setInterval(() => this.#tick(), PING_MS);
+    return this.ping();
   }
 
   #tick(): void {

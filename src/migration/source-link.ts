@@ -49,6 +49,8 @@ export class SourceLink extends Link {
   /** Of the last HELLO. */
   #helloGeneration: number;
   #upAtMs: number | undefined;
+  /** Connections in a row on which the destination has answered nothing. */
+  #unanswered = 0;
 
   constructor(options: SourceLinkOptions) {
     super(options);
@@ -72,9 +74,10 @@ export class SourceLink extends Link {
     this.#cancel.abort(new GodwitError("WIRE_CANCELLED", "connecting was cancelled"));
   }
 
-  protected override onLost(): void {
+  protected override onLost(hasAnswered: boolean): void {
     const isFlapping = performance.now() - this.#upAtMs! < STABLE_MS;
-    void this.#reconnect(isFlapping ? 1 : 0);
+    this.#unanswered = hasAnswered ? 0 : this.#unanswered + 1;
+    void this.#reconnect(this.#unanswered + (isFlapping ? 1 : 0));
   }
 
   /** Tries until it is up, or over. @param backOffs that it has waited for already */
@@ -126,7 +129,7 @@ export class SourceLink extends Link {
     const up = this.take(peer, this.#helloGeneration);
     this.#upAtMs = performance.now();
     this.#options.onUp(welcome, up);
-    peer.startPulse();
+    void this.startPulse(peer);
     return welcome;
   }
 

@@ -277,7 +277,11 @@ class SourceMigration {
     if (!vm.guestRuns) handOff.guestStopped();
     const accepted = await this.#failure.or(
       Promise.race([
-        withTimeout(server.accepted, CONNECT_TIMEOUT_MS, "the source QEMU did not connect to godwit's socket"),
+        server.accepted,
+        // From `migrate` on: QEMU may take its time over all the commands before.
+        started.then(() =>
+          withTimeout(server.accepted, CONNECT_TIMEOUT_MS, "the source QEMU did not connect to godwit's socket"),
+        ),
         completed.then(() => server.accepted),
       ]),
     );
@@ -389,7 +393,7 @@ class SourceMigration {
       case "RETURN":
         return this.#sender?.writeReturn(message);
       case "RETURN_END":
-        return this.#sender?.endReturn();
+        return this.#sender?.endReturn(message);
       case "ABORT":
         if (this.#handOff === undefined) this.#failure.report(new PeerRefused(message.code, message.message));
         else this.#handOff.heard(message);

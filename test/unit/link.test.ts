@@ -27,6 +27,8 @@ class Ends {
   readonly refusals: Omit<Extract<Message, { type: "REFUSE" }>, "type">[] = [];
   /** Whether a connection can be made. */
   isReachable = true;
+  /** HELLO and WELCOME pass, and nothing behind them. */
+  passesGreetings = false;
   settling: Promise<number> = Promise.resolve(7);
   readonly gaveUp = Promise.withResolvers<unknown>();
   readonly source: SourceLink;
@@ -60,6 +62,7 @@ class Ends {
   connect(): MemoryConnection {
     if (!this.isReachable) throw new GodwitError("WIRE_UNREACHABLE", "nobody is there");
     const pair = memoryConnection();
+    if (this.passesGreetings) for (const end of pair) passOne(end);
     this.connections.push(pair);
     const peer = new Peer(pair[1], "receiver", {
       onMessage: (message) => {
@@ -85,7 +88,7 @@ class Ends {
     });
     this.destination.begin(peer);
     this.destination.send(welcomeOf(hello.generation, 0));
-    peer.startPulse();
+    void peer.startPulse();
   }
 
   /** A connection of whoever it is, with what it says first. */
@@ -95,6 +98,15 @@ class Ends {
     peer.send({ type: "HELLO", ...HELLO, generation: 1, ...hello });
     return heard;
   }
+}
+
+/** Nothing passes behind the first message that this end says. */
+function passOne(end: MemoryConnection): void {
+  const write = end.write.bind(end);
+  end.write = (...args) => {
+    write(...args);
+    end.isBlackHole = true;
+  };
 }
 
 const broken = () => new GodwitError("WIRE_CLOSED", "it broke");
@@ -283,6 +295,36 @@ describe("time", () => {
       await pass(600);
     }
     expect(ends.log).toEqual(["source up 1 at 0"]);
+  });
+
+  test("a link that lets greetings pass and nothing behind them is away all the same", async () => {
+    const ends = await Ends.up({ reconnectForMs: 60_000, backOffMs: () => 0 });
+    await pass(1000);
+    ends.passesGreetings = true;
+    for (const end of ends.connections[0]!) end.isBlackHole = true;
+    const fromMs = performance.now();
+    while (!ends.source.isOver) await pass(500);
+    expect(await ends.gaveUp.promise).toMatchObject({ code: "MIGRATION_LINK_LOST" });
+    expect(performance.now() - fromMs).toBeLessThan(66_000);
+    expect(ends.log.filter((line) => line.startsWith("source up")).length).toBeGreaterThan(3);
+  });
+
+  test("attempts on a link without answers come further and further apart, and at once again when there was one", async () => {
+    const waits: number[] = [];
+    const backOffMs = (attempt: number) => {
+      waits.push(attempt);
+      return 0;
+    };
+    const ends = await Ends.up({ backOffMs });
+    ends.passesGreetings = true;
+    for (const end of ends.connections[0]!) end.isBlackHole = true;
+    while (waits.length < 4) await pass(500);
+    ends.passesGreetings = false;
+    await pass(12_000);
+    ends.connections.at(-1)![0].cut(broken());
+    await pass(1000);
+    expect(waits.slice(0, 4)).toEqual([0, 1, 2, 3]);
+    expect(waits.at(-1)).toBe(0);
   });
 
   test("how long to wait may be shortened while it is away", async () => {

@@ -7,8 +7,9 @@ import { DestinationLink } from "../../../src/migration/destination-link.ts";
 import { Peer } from "../../../src/migration/peer.ts";
 import type { AgreedPlaces } from "../../../src/migration/place-pages.ts";
 import { type ReceiverOptions, StreamReceiver } from "../../../src/migration/receiver.ts";
-import { type Outlet, type SenderOptions, StreamSender } from "../../../src/migration/sender.ts";
+import { type SenderOptions, StreamSender } from "../../../src/migration/sender.ts";
 import { SourceLink } from "../../../src/migration/source-link.ts";
+import type { Outlet } from "../../../src/migration/transmitter.ts";
 import { WINDOW_BYTES } from "../../../src/migration/window.ts";
 import type { Connection } from "../../../src/wire/connection.ts";
 import type { Message } from "../../../src/wire/messages.ts";
@@ -36,6 +37,15 @@ export interface SentRange {
   readonly generation: number;
 }
 
+/** A connection that came after one that was lost; times are of performance.now. */
+export interface Resume {
+  /** When the sender noticed the loss, and when it was welcomed again. */
+  readonly downAtMs: number;
+  readonly upAtMs: number;
+  /** Where the receiver wants to go on. */
+  readonly rawOffset: number;
+}
+
 /** A migration without QEMUs: both ends with all between them, over connections that a test makes and breaks. */
 export class Session implements AsyncDisposable {
   /** Stand for the QEMUs: what the test writes and reads. */
@@ -47,14 +57,14 @@ export class Session implements AsyncDisposable {
   destinationLink: DestinationLink | undefined;
   readonly sent: SentRange[] = [];
   readonly downs: string[] = [];
-  /** For how long there was no connection, each time. */
-  readonly aways: number[] = [];
+  readonly resumes: Resume[] = [];
   readonly warnings: string[] = [];
   readonly nacks: Message[] = [];
   /** How often each message of the hand-off has come. */
   readonly heard: Record<string, number> = {};
   /** The hand-off is through. */
   readonly done = Promise.withResolvers<void>();
+  #downAtMs = 0;
   #isLoaded = false;
   #isSwitchedOver = false;
   #switchoverGeneration = 0;
@@ -76,12 +86,13 @@ export class Session implements AsyncDisposable {
       hello: () => this.#hello(),
       backOffMs: () => 0,
       onDown: ({ message }) => {
+        this.#downAtMs = performance.now();
         this.downs.push(message);
         this.sender.detach();
       },
       onUp: ({ rawOffset }, { awayMs }) => {
         if (awayMs === null) return;
-        this.aways.push(awayMs);
+        this.resumes.push({ downAtMs: this.#downAtMs, upAtMs: performance.now(), rawOffset });
         if (this.#isSwitchedOver) this.sourceLink.send({ type: "SWITCHOVER" });
         this.sender.resume(rawOffset);
       },
@@ -177,7 +188,7 @@ export class Session implements AsyncDisposable {
     if (message.type === "ACK") this.sender.acknowledge(message);
     else if (message.type === "NACK") this.sender.repair(message);
     else if (message.type === "RETURN") this.sender.writeReturn(message);
-    else if (message.type === "RETURN_END") this.sender.endReturn();
+    else if (message.type === "RETURN_END") this.sender.endReturn(message);
     else this.heard[message.type] = (this.heard[message.type] ?? 0) + 1;
     if (message.type === "LOADED") this.sourceLink.send({ type: "COMMIT", run: true });
     if (message.type === "RUNNING") this.done.resolve();
@@ -216,7 +227,7 @@ export class Session implements AsyncDisposable {
     });
     this.destinationLink.begin(peer);
     this.destinationLink.send(welcome(hello.generation, 0));
-    peer.startPulse();
+    void peer.startPulse();
   }
 
   #onSenders(message: Message): void {
