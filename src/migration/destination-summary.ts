@@ -43,7 +43,11 @@ export function destinationSummary(status: Status, totalMs: number, parts?: Summ
 export function settledStatus({ end, reason, whereabouts }: DestinationOutcome, onEvent: EventListener): Status {
   if (end === "completed") return "completed";
   const isCancelled = reason instanceof Cancelled && end === "aborted";
-  onEvent(isCancelled ? { event: "cancelled", vm: whereabouts } : errorEvent(reason, whereabouts, "destination"));
+  onEvent(
+    isCancelled
+      ? { event: "cancelled", vm: whereabouts }
+      : errorEvent(reason, whereabouts, "destination", end === "in-doubt"),
+  );
   if (end === "in-doubt") return "in-doubt";
   return isCancelled ? "cancelled" : "failed";
 }

@@ -71,6 +71,7 @@ class Destination {
       await listDisksAt(qmp, diskPaths); // what is wrong with them is said now
       const listener = await this.#listen((connection) => this.#onConnection(connection, qmp, vm, facts));
       signal?.addEventListener("abort", onAbort);
+      if (signal?.aborted) onAbort(); // meanwhile
       void qmp.closed.then((error) => error && this.#onQemuGone(error));
       onEvent({ event: "listening", ...listener.address });
       return await this.#settled.promise.finally(() => {
@@ -93,6 +94,7 @@ class Destination {
       refuse(peer, "MIGRATION_BUSY", "an earlier migration to this QEMU is not settled yet");
     });
     signal?.addEventListener("abort", onAbort);
+    if (signal?.aborted) onAbort(); // meanwhile
     onEvent({
       event: "warning",
       message: `going on with session ${session.id}, which an earlier godwit receive began`,
@@ -137,7 +139,7 @@ class Destination {
     const summary = await this.#current.run();
     this.#current = undefined;
     const isOver = summary.status === "completed" || vm.hasStarted || this.#isQemuGone;
-    if (isOver || this.#options.once) this.#settled.resolve(summary);
+    if (isOver || this.#options.once || this.#options.signal?.aborted) this.#settled.resolve(summary);
   }
 
   #measure(peer: Peer, hello: Hello, facts: VmFacts): void {

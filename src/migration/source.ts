@@ -78,7 +78,7 @@ class SourceMigration {
       const whereabouts = left.end === "completed" ? "the VM is at the destination" : left.whereabouts;
       this.#warn(`an earlier migration of this VM was open; ${whereabouts}`);
       if (left.end === "completed") this.#leftFacts = await readFacts(qmp);
-      else this.#report(left.reason, whereabouts);
+      else this.#report(left.reason, whereabouts, true);
       return left.end === "completed" ? "completed" : "in-doubt";
     }
     if (left !== null) this.#warn(`an earlier migration of this VM was open, and has ended; ${left.whereabouts}`);
@@ -96,7 +96,7 @@ class SourceMigration {
     if (end !== "in-doubt") await this.#session.goodbye();
     const isCancelled = reason instanceof Cancelled && end === "aborted";
     if (isCancelled) this.#options.onEvent({ event: "cancelled", vm: whereabouts });
-    else this.#report(reason, whereabouts);
+    else this.#report(reason, whereabouts, end === "in-doubt");
     if (end === "in-doubt") return "in-doubt";
     return isCancelled ? "cancelled" : "failed";
   }
@@ -142,8 +142,8 @@ class SourceMigration {
     this.#options.onEvent({ event: "warning", message });
   }
 
-  #report(error: unknown, vm: string): void {
-    this.#options.onEvent(errorEvent(error, vm, "source"));
+  #report(error: unknown, vm: string, isInDoubt = false): void {
+    this.#options.onEvent(errorEvent(error, vm, "source", isInDoubt));
   }
 
   #summary(status: Status): SourceSummary {
