@@ -8,7 +8,15 @@ import type { Scenario, Stretch } from "../simulation/scenario.ts";
 import { constant, cycle, type Steps, shifted } from "../simulation/steps.ts";
 import { classesOf, curveOf, type DirtyWindow, fitParts } from "./dirty-curve.ts";
 import type { Findings } from "./findings.ts";
-import { changedBytesOf, type MemoryShares, PACKINGS, type Packing, redrawn, sharesOf } from "./page-costs.ts";
+import {
+  changedBytesOf,
+  type MemoryShares,
+  PACKINGS,
+  type Packing,
+  redrawn,
+  sharesOf,
+  withUnseen,
+} from "./page-costs.ts";
 
 /** How many times the longest window the working set may go on growing: no window tells. */
 const GROWTH = [1, 3, 10, 30];
@@ -63,7 +71,8 @@ export function scenarioDrawer(findings: Findings, downtime: DowntimeModel, rand
     const perturbed = curve.windows.map((window) => ({ ...window, pages: noise(window) }));
     const phases = phasesOf(curve.variance, random);
     const clusters = redrawn(sample.clusters, random);
-    const shares = withDisks(sharesOf(clusters), findings.disks, random);
+    const seen = withUnseen(sharesOf(clusters), clusters.length, random);
+    const shares = withDisks(seen, findings.disks, random);
     const pace = 1 + PACE_DEVIATION * normal(random);
     const goodput = Math.max(1000, drawn(findings.goodputBytesPerSecond, random) * pace);
     const roundTripMs = drawn(findings.roundTripMs, random);
@@ -120,7 +129,8 @@ function phasesOf(variance: number, random: () => number): { activity: Steps; on
 
 function withDisks(shares: MemoryShares, disks: Findings["disks"], random: () => number): MemoryShares {
   if (disks !== "unknown") return shares;
-  const moved = shares.rest * MOST_ON_DISK * random();
+  // A guest has read much of its disk, or little: the arcsine distribution.
+  const moved = (shares.rest * MOST_ON_DISK * (1 - Math.cos(Math.PI * random()))) / 2;
   return {
     ...shares,
     disk: shares.disk + moved,
