@@ -30,6 +30,8 @@ type Sizes = Omit<DataHeader, "codec" | "encodedBytes">;
 /** A message on its way: in order, whatever the order in which packing ends. */
 interface Frame {
   readonly type: "DATA" | "END";
+  /** Raw offset behind it. */
+  readonly end: number;
   chunks: Uint8Array[] | undefined;
 }
 
@@ -38,6 +40,8 @@ export class Outgoing {
   readonly counts: Record<Codec, CodecCounts> = { none: noCounts(), zstd: noCounts(), lz4: noCounts() };
   /** Of the bodies sent, what stands for the forms of pages and is none of their content. */
   tokenBytes = 0;
+  /** Raw offset up to which bodies were written on this connection. */
+  sentOffset = 0;
   readonly #options: OutgoingOptions;
   readonly #frames: Frame[] = [];
   #packing = 0;
@@ -60,7 +64,7 @@ export class Outgoing {
     const sizes = { rawOffset, rawBytes, bodyBytes: tokens.length + payloadBytes, tokenBytes: tokens.length };
     this.tokenBytes += tokens.length;
     const slot = packing.codec === "none" ? undefined : this.#options.workbench.take();
-    if (slot === undefined) this.#enqueue({ type: "DATA", chunks: this.#plain(sizes, batch) });
+    if (slot === undefined) this.#enqueue({ type: "DATA", end: endOf(sizes), chunks: this.#plain(sizes, batch) });
     else this.#pack(sizes, batch, packing, slot);
   }
 
@@ -71,7 +75,7 @@ export class Outgoing {
 
   /** The stream ends here. */
   end(rawBytes: number): void {
-    this.#enqueue({ type: "END", chunks: [encodeMessage({ type: "END", rawBytes })] });
+    this.#enqueue({ type: "END", end: rawBytes, chunks: [encodeMessage({ type: "END", rawBytes })] });
   }
 
   /** Header and tokens in one chunk, then the payload where it stands, unless it is in many pieces or stands there only for now. */
@@ -95,7 +99,7 @@ export class Outgoing {
     const { bodyBytes } = sizes;
     slot.input.set(tokens);
     gather(bytes, pieces, slot.input, tokens.length);
-    const frame: Frame = { type: "DATA", chunks: undefined };
+    const frame: Frame = { type: "DATA", end: endOf(sizes), chunks: undefined };
     this.#packing++;
     this.#packingBytes += bodyBytes;
     this.#frames.push(frame);
@@ -133,9 +137,14 @@ export class Outgoing {
   #writeReady(): void {
     for (let frame = this.#frames[0]; frame?.chunks !== undefined; frame = this.#frames[0]) {
       this.#frames.shift();
+      this.sentOffset = frame.end;
       this.#options.write(frame.type, frame.chunks);
     }
   }
+}
+
+function endOf({ rawOffset, rawBytes }: Sizes): number {
+  return rawOffset + rawBytes;
 }
 
 function noCounts(): CodecCounts {

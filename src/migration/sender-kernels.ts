@@ -12,9 +12,9 @@ export interface Referable {
   readonly places: readonly IndexedPlaces[];
   /** The key of their tags, and of those of pages that equal others. */
   readonly tagKey: Uint8Array;
-  /** What people call one of them. */
   /** Most references to it did not hold: none is made any more. */
   onSwitchedOff?(source: Pick<PlaceFound, "kind" | "source">): void;
+  /** What people call one of them. */
   nameOf(source: Pick<PlaceFound, "kind" | "source">): string;
 }
 

@@ -393,7 +393,7 @@ class SourceMigration {
       case "RETURN":
         return this.#sender?.writeReturn(message);
       case "RETURN_END":
-        return this.#sender?.endReturn();
+        return this.#sender?.endReturn(message);
       case "ABORT":
         if (this.#handOff === undefined) this.#failure.report(new PeerRefused(message.code, message.message));
         else this.#handOff.heard(message);

@@ -99,7 +99,7 @@ async function pipeline(options: PipelineOptions = {}): Promise<Pipeline> {
       if (message.type === "WELCOME") welcome.resolve();
       if (message.type === "ACK") sender.acknowledge(message);
       if (message.type === "RETURN") sender.writeReturn(message);
-      if (message.type === "RETURN_END") sender.endReturn();
+      if (message.type === "RETURN_END") sender.endReturn(message);
     },
   });
   senderPeer.closed.catch(failure.reject);
