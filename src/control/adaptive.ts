@@ -131,7 +131,7 @@ export class AdaptivePolicy implements Policy {
     const { unsteadiness } = this.#model;
     const isSteady = unsteadiness !== null && unsteadiness <= STEADY_SHARE && this.#link.slowMs === 0;
     const seen = { pagesPerMs, wireBytesPerPage, roundTripMs, fixedMs, isSteady };
-    return this.#forecaster?.rest(seen, new AdaptivePolicy(this.#promises, this.#earlier)) ?? null;
+    return this.#forecaster?.rest(seen, () => new AdaptivePolicy(this.#promises, this.#earlier)) ?? null;
   }
 
   #decide(atMs: number, remainingBytes: number, round: number, wireBytes: number): Decision | undefined {
@@ -308,10 +308,10 @@ export class AdaptivePolicy implements Policy {
   }
 
   #predictParts(pages: number): PredictedParts {
-    const { goodputBytesPerSecond, roundTripMs } = this.#link;
+    const { goodputBytesPerSecond, roundTripMs, isLinkBound } = this.#link;
     const { low, high } = this.#link.sendMs(pages);
     const { expected } = this.#link.sendMs(FOUND.expected * pages);
     const sendMs = { expected, low: FOUND.low * low, high: FOUND.high * high };
-    return this.#downtime.predict({ sendMs, goodputBytesPerSecond, roundTripMs });
+    return this.#downtime.predict({ sendMs, goodputBytesPerSecond, roundTripMs, isLinkBound });
   }
 }

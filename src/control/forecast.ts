@@ -1,14 +1,26 @@
 /** How a migration will go on: simulated with the load and the link that were seen so far, under the policy that decides. */
 import type { Estimate } from "./downtime.ts";
+import { hasPaused, knownShareOf, pauses } from "./pauses.ts";
 import type { Policy } from "./policy.ts";
 import { type MigrationFacts, PAGE_BYTES, type RoundSample } from "./samples.ts";
+import { sendingOf } from "./sending.ts";
 import { simulate } from "./simulation/engine.ts";
-import { constant } from "./simulation/steps.ts";
+import { NoisySamples } from "./simulation/noise.ts";
+import type { PageClass, Scenario } from "./simulation/scenario.ts";
+import { constant, cycle, randomOf, type Steps, sequence } from "./simulation/steps.ts";
 import { loadOf } from "./simulation/trace-load.ts";
 
 /** Of the rounds after the bulk round so many tell of the load. */
 const MAX_ROUNDS = 32;
-/** What nine of ten simulated migrations of steady loads took, in shares of the rest that was expected … */
+/** So many show by themselves whether the load pauses. */
+const TELLING_ROUNDS = 4;
+/** Simulated; what is expected is their median. */
+const DRAWS = 9;
+/** The pace of a link differs by up to so much from one such stretch of time to the next: by 3 % from round to round in the lab. */
+const PACE_SHARE = 0.08;
+const PACE_MS = 250;
+const PACES = 61;
+/** What nine of ten migrations of steady loads took, in shares of the shortest and the longest draw … */
 const STEADY = { low: 0.8, high: 1.2 };
 /** … and about what others did: before it has shown its phases nobody knows them. */
 const UNSTEADY = { low: 0.25, high: 4 };
@@ -35,6 +47,12 @@ export interface Seen {
   isSteady: boolean;
 }
 
+/** From the end of the last round on. */
+interface Draw {
+  restMs: number;
+  residualPages: number;
+}
+
 /** Keeps the rounds that forecasts are made from. */
 export class Forecaster {
   readonly #facts: MigrationFacts;
@@ -53,63 +71,90 @@ export class Forecaster {
   }
 
   /**
-   * @param policy a new one, that decides as the one which asks would
+   * @param makePolicy makes one that decides as the one which asks would
    * @returns null until two rounds are through, or where no end comes in sight
    */
-  rest(seen: Seen, policy: Policy): Rest | null {
+  rest(seen: Seen, makePolicy: () => Policy): Rest | null {
     const [bulk, last] = [this.#bulk, this.#later.at(-1)];
     if (bulk === undefined || last === undefined || !(seen.pagesPerMs > 0)) return null;
-    const { memoryBytes, hasSwitchoverBandwidth } = this.#facts;
-    const memoryPages = memoryBytes / PAGE_BYTES;
-    const { wireBytesPerPage } = seen;
-    const bytesPerMs = seen.pagesPerMs * wireBytesPerPage;
-    const load = loadOf([bulk, ...this.#later], memoryPages, wireBytesPerPage);
-    let sameAtMs: number | undefined;
-    const run = simulate(
-      {
-        name: "rest",
-        workload: {
-          name: "rest",
-          memoryBytes,
-          // As long as it was.
-          stretches: [
-            {
-              form: "literal",
-              pages: memoryPages,
-              wireBytesPerPage: (bytesPerMs * bulk.durationMs) / memoryPages,
-              rawBytesPerPage: 1,
-            },
-          ],
-          ...load,
-        },
-        link: constant(bytesPerMs * 1000),
-        roundTripMs: seen.roundTripMs,
-        deviceBytes: 0,
-        deviceMs: seen.fixedMs,
-        transferMs: 0,
-        loadMs: 0,
-        handoffMs: 0,
-        resumeMs: 0,
-        hasSwitchoverBandwidth,
-        horizonMs: HORIZON_MS + HORIZON_TIMES * last.atMs,
-        hindsightMs: 0,
-      },
-      policy,
-      {
-        onRound: ({ round, atMs }) => {
-          if (round === last.round) sameAtMs = atMs;
-        },
-      },
-    );
-    if (run.ending !== "switched") return null;
+    const scenario = this.#scenario(bulk, last, seen);
     const leftMs = last.remainingBytes / PAGE_BYTES / seen.pagesPerMs + seen.fixedMs;
-    const restMs = sameAtMs === undefined ? leftMs : run.totalMs - sameAtMs;
+    const { activity, classes } = scenario.workload;
+    const mayPause =
+      this.#later.length < TELLING_ROUNDS && hasPaused(this.#later.at(-2) ?? bulk, last, pagesOf(classes));
+    const seenMs = this.#later.reduce((sum, { durationMs }) => sum + durationMs, bulk.durationMs);
+    const draws = Array.from({ length: DRAWS }, (_, i) => {
+      const random = randomOf(i + 1);
+      const link = wavering(scenario.link(0).value, random);
+      const goesOn = mayPause ? sequence(activity, seenMs, pauses(seenMs, random)) : activity;
+      const workload = { ...scenario.workload, activity: goesOn };
+      return drawOf({ ...scenario, workload, link }, new NoisySamples(makePolicy(), i + 1), last.round, leftMs);
+    }).filter((draw) => draw !== undefined);
+    if (draws.length <= DRAWS / 2) return null;
+    const restsMs = draws.map(({ restMs }) => restMs).sort((a, b) => a - b);
     const { low, high } = seen.isSteady ? STEADY : UNSTEADY;
     const totalMs = {
-      expected: last.atMs + restMs,
-      low: last.atMs + low * restMs,
-      high: last.atMs + high * restMs,
+      expected: last.atMs + medianOf(restsMs),
+      low: last.atMs + low * restsMs[0]!,
+      high: last.atMs + high * restsMs.at(-1)!,
     };
-    return { totalMs, residualPages: run.residualBytes / PAGE_BYTES };
+    return { totalMs, residualPages: medianOf(draws.map(({ residualPages }) => residualPages)) };
   }
+
+  /** What was seen, and goes on like that. */
+  #scenario(bulk: RoundSample, last: RoundSample, seen: Seen): Scenario {
+    const { memoryBytes, hasSwitchoverBandwidth } = this.#facts;
+    const memoryPages = memoryBytes / PAGE_BYTES;
+    const { bytesPerMs, wireBytesPerPage, isLinkBound } = sendingOf(this.#later, seen);
+    const load = loadOf([bulk, ...this.#later], memoryPages, wireBytesPerPage);
+    const knownShare = knownShareOf(this.#later.at(-2) ?? bulk, last, pagesOf(load.classes));
+    // As long as it was.
+    const perPage = (bytesPerMs * bulk.durationMs) / memoryPages;
+    return {
+      name: "rest",
+      workload: {
+        name: "rest",
+        memoryBytes,
+        stretches: [{ form: "literal", pages: memoryPages, wireBytesPerPage: perPage, rawBytesPerPage: 1 }],
+        ...load,
+        unchangedShare: isLinkBound ? knownShare : 0,
+      },
+      link: constant(bytesPerMs * 1000),
+      roundTripMs: seen.roundTripMs,
+      deviceBytes: 0,
+      deviceMs: seen.fixedMs,
+      transferMs: 0,
+      loadMs: 0,
+      handoffMs: 0,
+      resumeMs: 0,
+      hasSwitchoverBandwidth,
+      horizonMs: HORIZON_MS + HORIZON_TIMES * last.atMs,
+      hindsightMs: 0,
+    };
+  }
+}
+
+function pagesOf(classes: readonly PageClass[]): number {
+  return classes.reduce((sum, { pages }) => sum + pages, 0);
+}
+
+/** @returns undefined without an end in sight */
+function drawOf(scenario: Scenario, policy: Policy, lastRound: number, leftMs: number): Draw | undefined {
+  let lastMs: number | undefined;
+  const onRound = ({ round, atMs }: RoundSample) => {
+    if (round === lastRound) lastMs = atMs;
+  };
+  const run = simulate(scenario, policy, { onRound });
+  if (run.ending !== "switched") return undefined;
+  const restMs = lastMs === undefined ? leftMs : run.totalMs - lastMs;
+  return { restMs, residualPages: run.residualBytes / PAGE_BYTES };
+}
+
+function wavering(bytesPerSecond: number, random: () => number): Steps {
+  const value = () => bytesPerSecond * (1 + PACE_SHARE * (2 * random() - 1));
+  return cycle(...Array.from({ length: PACES }, () => ({ ms: PACE_MS, value: value() })));
+}
+
+function medianOf(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
 }

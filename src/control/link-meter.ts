@@ -1,6 +1,7 @@
 import type { Estimate } from "./downtime.ts";
 import { LinkHistory } from "./link-history.ts";
 import { type ByForm, FORMS, type Form, PAGE_BYTES, type RoundSample, type TickSample } from "./samples.ts";
+import { BOUND_SHARE, MOST_SAME } from "./sending.ts";
 
 /** A link stands still when less than this share of its goodput arrives … */
 const STILL_SHARE = 0.05;
@@ -26,7 +27,7 @@ export class LinkMeter {
   #roundTripMs = 0;
   #restoreBytesPerSecond = Number.POSITIVE_INFINITY;
   /** Of the pages sent, the last ones counting most. */
-  #cost = { pages: 0, wireBytes: 0 };
+  #cost = { pages: 0, samePages: 0, wireBytes: 0 };
   #hasDirtyCost = false;
   /** Of the last rounds. */
   readonly #paces: { pages: number; ms: number }[] = [];
@@ -77,7 +78,8 @@ export class LinkMeter {
     // The pace is that of the rounds, which knows more than the link; what the link's changes add is measured.
     const steadyMs = levelBytesPerSecond > 0 ? (bytes * 1000) / levelBytesPerSecond : expected;
     const [best, mean] = [this.pagesPerMs, this.meanPagesPerMs];
-    const at = (pagesPerMs: number, ms: number) => Math.max(0, pages / pagesPerMs + ms - steadyMs);
+    const sent = pages * this.#changedTimes;
+    const at = (pagesPerMs: number, ms: number) => Math.max(0, sent / pagesPerMs + ms - steadyMs);
     return { expected: at(Math.sqrt(best * mean), expected), low: at(best, low), high: at(mean, high) };
   }
 
@@ -105,6 +107,18 @@ export class LinkMeter {
     if (this.#paces.length >= PACES) return mean;
     const byLink = (this.#history.levelBytesPerSecond || this.#goodputBytesPerSecond) / this.wireBytesPerPage / 1000;
     return Math.sqrt(mean * Math.max(mean, Math.min(byLink, FASTER * mean)));
+  }
+
+  /** The link is what holds the rounds up, as far as there were any that tell. */
+  get isLinkBound(): boolean {
+    if (this.#paces.length === 0) return false;
+    return this.meanPagesPerMs * this.wireBytesPerPage * 1000 >= BOUND_SHARE * this.#goodputBytesPerSecond;
+  }
+
+  /** Pages found unchanged cost a link nothing; of what the last sync finds next to none is, as rounds are short then. */
+  get #changedTimes(): number {
+    const { pages, samePages } = this.#cost;
+    return this.isLinkBound && samePages < MOST_SAME * pages ? pages / (pages - samePages) : 1;
   }
 
   /** Nothing arrives, though there is something to send. Says nothing of the workload. */
@@ -164,7 +178,12 @@ export class LinkMeter {
     const wireBytes = sumOf(round.wireBytesByForm, forms);
     // The cost of the bulk round is that of other pages: it counts until there are dirty ones.
     const rest = this.#hasDirtyCost ? Math.max(COST_REST, Math.exp(-pages / COST_PAGES)) : 0;
-    this.#cost = { pages: this.#cost.pages * rest + pages, wireBytes: this.#cost.wireBytes * rest + wireBytes };
+    const samePages = round.round > 0 ? (round.pagesByForm.same ?? 0) : 0;
+    this.#cost = {
+      pages: this.#cost.pages * rest + pages,
+      samePages: this.#cost.samePages * rest + samePages,
+      wireBytes: this.#cost.wireBytes * rest + wireBytes,
+    };
     this.#hasDirtyCost = round.round > 0;
   }
 

@@ -100,6 +100,7 @@ describe("the downtime", () => {
     sendMs: { expected: ms, low: ms, high: ms },
     goodputBytesPerSecond: 1e6,
     roundTripMs: 0,
+    isLinkBound: false,
   });
 
   test("is residual and the parts that do not depend on it", () => {
@@ -117,18 +118,31 @@ describe("the downtime", () => {
   test("moves from the prior to what the VM's earlier migrations came to", () => {
     const expected = (count: number) =>
       new DowntimeModel(Array.from({ length: count }, () => ({ parts, roundTripMs: 1 }))).predict(residual(0)).loadMs;
-    expect(expected(0).expected).toBe(12);
-    expect(expected(1).expected).toBe((12 + 100) / 2);
-    expect(expected(9).expected).toBeCloseTo((12 + 9 * 100) / 10, 9);
+    expect(expected(0).expected).toBe(6);
+    expect(expected(1).expected).toBe((6 + 100) / 2);
+    expect(expected(9).expected).toBeCloseTo((6 + 9 * 100) / 10, 9);
     expect(expected(9).high - expected(9).expected).toBeLessThan(expected(1).high - expected(1).expected);
   });
 
   test("round trips are the link's, not the VM's", () => {
     const near = new DowntimeModel([{ parts, roundTripMs: 2 }]);
     const far = near.predict({ ...residual(0), roundTripMs: 100 });
-    expect(far.handoffMs.expected).toBeCloseTo((6 + (3 - 2)) / 2 + 100, 9);
-    expect(far.transferMs.expected).toBeCloseTo((15 + (5 - 1)) / 2 + 50, 9);
+    expect(far.handoffMs.expected).toBeCloseTo((8 + (3 - 2)) / 2 + 100, 9);
+    expect(far.transferMs.expected).toBeCloseTo((10 + (5 - 1)) / 2 + 50, 9);
     expect(far.loadMs).toEqual(near.predict(residual(0)).loadMs);
+  });
+
+  test("of a link that is the bottleneck the queue is full, as far as there is as much left to send", () => {
+    const transfer = (earlier: number, ms: number, isLinkBound: boolean) =>
+      new DowntimeModel(Array.from({ length: earlier }, () => ({ parts, roundTripMs: 0 }))).predict({
+        ...residual(ms),
+        isLinkBound,
+      }).transferMs.expected;
+    expect(transfer(0, 2000, false)).toBe(10);
+    expect(transfer(0, 2000, true)).toBeCloseTo(10 + 524.288, 9); // 512 KiB at 1 MB/s
+    expect(transfer(0, 30, true)).toBe(40);
+    // What was measured has its queue in it.
+    expect(transfer(3, 2000, true)).toBeCloseTo((10 + 524.288 + 3 * 5) / 4, 9);
   });
 
   test("errors that have nothing to do with each other add up as squares", () => {
