@@ -10,6 +10,7 @@ const BENCHES: Readonly<Record<string, () => Promise<{ bench: () => string | Pro
   codec: () => import("./codec.ts"),
   replay: () => import("./replay.ts"),
   plan: () => import("./plan.ts"),
+  "plan-accuracy": () => import("./plan-accuracy.ts"),
   journal: () => import("./journal.ts"),
   index: () => import("./index.ts"),
   checkpoint: () => import("./checkpoint.ts"),

@@ -55,7 +55,8 @@ async function save(options: SaveOptions): Promise<void> {
   } catch (error) {
     const isCancelled = cancellation.signal.aborted && error === cancellation.signal.reason;
     const what = isCancelled ? new GodwitError("MIGRATION_CANCELLED", messageOf(error)) : error;
-    complain(what, consequenceOf(error), isCancelled ? exitCodeOf("cancelled", cancellation.cause) : EXIT.failed);
+    const code = error instanceof GodwitError && error.code === "STORE_STATE_DIR" ? EXIT.refused : EXIT.failed;
+    complain(what, consequenceOf(error), isCancelled ? exitCodeOf("cancelled", cancellation.cause) : code);
   }
 }
 

@@ -1,4 +1,5 @@
 import { InvalidArgumentError, Option } from "commander";
+import { GodwitError } from "../errors.ts";
 import type { CheckpointPlace } from "../migration/checkpoint-take.ts";
 import type { DiskPaths } from "../migration/disk-paths.ts";
 import { RECONNECT_FOR_MS } from "../migration/link.ts";
@@ -41,13 +42,22 @@ export const jsonDocumentOption = () => new Option("--json", "write one JSON doc
 export const allowOlderQemuOption = () =>
   new Option("--allow-older-qemu", "let the VM go to a QEMU older than its own, which may fail");
 
+/** setTimeout's (Node); what is longer would end at once. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+function parseReconnectFor(text: string): number {
+  const ms = parseDuration(text, "s");
+  if (ms <= MAX_TIMER_MS) return ms;
+  throw new GodwitError("CLI_BAD_DURATION", "--reconnect-for is more than 24 days, the most that is allowed", { text });
+}
+
 /** Milliseconds. */
 export const reconnectForOption = () =>
   new Option(
     "--reconnect-for <s>",
     "how long the other end is waited for when the connection is lost: 90, 10min; 0: not at all",
   )
-    .argParser((text) => parseDuration(text, "s"))
+    .argParser(parseReconnectFor)
     .default(RECONNECT_FOR_MS, "10min");
 
 export const stateDirOption = () =>

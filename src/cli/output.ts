@@ -7,6 +7,7 @@
 import { createWriteStream, fstatSync, writeSync } from "node:fs";
 import type { Writable } from "node:stream";
 import { isatty } from "node:tty";
+import { EXIT } from "./exit-codes.ts";
 
 export interface Output {
   readonly isTerminal: boolean;
@@ -41,6 +42,7 @@ function openOutput(fd: number, standard: () => Writable): Output {
     // EPIPE: `| head` has seen enough. EIO: the terminal was closed.
     if (!isGone && error.code !== "EPIPE" && error.code !== "EIO" && fd === 1) {
       writeLastWords(`godwit: the output is cut short: it can't be written (${error.message})\n`);
+      process.exitCode ||= EXIT.failed; // of a command that moves no VM; the others say how that went
     }
     isGone = true;
   });

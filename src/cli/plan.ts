@@ -135,5 +135,7 @@ function isCancelledConnect(error: unknown): boolean {
 /** What would refuse the migration too. */
 function isRefusal(error: unknown): boolean {
   const code = error instanceof GodwitError ? error.code : "";
-  return /^(QMP_WRONG_STATE|PEER_REFUSED|PEER_PAGE_FORMAT|MIGRATION_MISMATCH)$/.test(code);
+  return /^(QMP_(WRONG_STATE|NO_SOCKET|REFUSED|PERMISSION|NOT_QMP|BUSY)|PEER_REFUSED|PEER_PAGE_FORMAT|MIGRATION_MISMATCH)$/.test(
+    code,
+  );
 }

@@ -11,7 +11,7 @@ export function openProgressLine(): ProgressLine {
   const isLive = isatty(2) && process.env.TERM !== "dumb";
   return {
     show: (text) =>
-      void (isLive && process.stderr.write(`${CLEAR_LINE}${text.slice(0, (process.stderr.columns ?? 80) - 1)}`)),
+      void (isLive && process.stderr.write(`${CLEAR_LINE}${text.slice(0, (process.stderr.columns || 80) - 1)}`)),
     [Symbol.dispose]: () => void (isLive && process.stderr.write(CLEAR_LINE)),
   };
 }

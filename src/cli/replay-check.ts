@@ -1,12 +1,12 @@
 /** `godwit replay --check`: what simulations of recorded migrations came to beside what was measured. Pure. */
 import type { Check, Checked } from "../control/simulation/check.ts";
-import { formatBytes, formatDuration } from "./format.ts";
+import { formatBytes, formatDuration, oneLine } from "./format.ts";
 import { table } from "./replay-table.ts";
 
 /** A line a trace: measured, simulated and the error of each figure; then the errors over all. */
 export function checkLines(checks: readonly Check[]): string[] {
   const rows = checks.map(({ trace, totalMs, wireBytes, downtimeMs, rounds, ending }) => [
-    trace,
+    oneLine(trace),
     ...cells(totalMs, formatDuration),
     ...cells(wireBytes, formatBytes),
     ...(downtimeMs === null ? ["-", "-", ending] : cells(downtimeMs, formatDuration)),

@@ -1,13 +1,13 @@
 /** Scores as tables for people. Pure. */
 import { guestLossMs, type Score } from "../control/simulation/compare.ts";
-import { formatBytes, formatDuration } from "./format.ts";
+import { formatBytes, formatDuration, oneLine } from "./format.ts";
 
 /** Every workload with every policy. */
 export function scoreLines(scores: readonly Score[]): string[] {
   return table([
     ["workload", "policy", "ended", "total", "sent", "downtime", "throttled", "above the best"],
     ...scores.map((score) => [
-      score.workload,
+      oneLine(score.workload),
       score.policy,
       score.ended === score.of ? "yes" : `${score.ended} of ${score.of}`,
       formatDuration(score.totalMs),

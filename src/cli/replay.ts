@@ -1,4 +1,4 @@
-import { createReadStream } from "node:fs";
+import { createReadStream, existsSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { createInterface } from "node:readline";
@@ -53,7 +53,12 @@ export function replayCommand(): Command {
   const command = new Command("replay")
     .description("try policies of the switch-over on recorded or synthetic migrations")
     .argument("[trace...]", "traces of migrations")
-    .option("--check", "simulate the migrations that the traces were recorded of, and show the simulation's error")
+    .addOption(
+      new Option(
+        "--check",
+        "simulate the migrations that the traces were recorded of, and show the simulation's error",
+      ).conflicts(["synthetic", "load", "policy", "plot", "save", "maxDowntime", "deadline", "maxBytes", "onStall"]),
+    )
     .option("--synthetic", "the standard set: loads, links and sizes of VM")
     .addOption(
       new Option("--policy <name>", "adaptive unless given; more than once for several; all for all of them").argParser(
@@ -67,29 +72,41 @@ export function replayCommand(): Command {
   return addPromiseOptions(command).addHelpText("after", HELP).action(replay);
 }
 
+interface NamedTrace {
+  readonly name: string;
+  readonly trace: Trace;
+}
+
 /** @throws CONTROL_BAD_LIMIT, CLI_REPLAY_NOTHING, CLI_REPLAY_UNREADABLE, CLI_REPLAY_UNWRITABLE, and what TraceReader throws */
 async function replay(paths: readonly string[], options: ReplayOptions): Promise<void> {
   const { stdout, stderr } = openOutputs();
-  const traces: { name: string; trace: Trace }[] = [];
+  const traces: NamedTrace[] = [];
   for (const path of paths) {
     const trace = await readTrace(path);
     if (trace.cutOff !== null) stderr.write(`godwit: the trace ${oneLine(path)} is not whole: ${trace.cutOff}\n`);
-    traces.push({ name: basename(path), trace });
+    const isAlone = paths.filter((other) => basename(other) === basename(path)).length === 1;
+    traces.push({ name: isAlone ? basename(path) : path, trace });
   }
+  const leftOut = (name: string, why: string) =>
+    stderr.write(`godwit: the trace ${oneLine(name)} is left out: ${why}\n`);
   if (options.check) {
-    const checks = traces.map(({ name, trace }) => checkAgainst(name, trace));
+    const checks = ofEach(traces, checkAgainst, leftOut);
     if (checks.length === 0)
-      throw new GodwitError("CLI_REPLAY_NOTHING", "--check needs traces to check the simulation with");
+      throw new GodwitError(
+        "CLI_REPLAY_NOTHING",
+        "--check needs traces of completed migrations to check the simulation with",
+      );
     stdout.write(`${(options.json ? checks.map((check) => JSON.stringify(check)) : checkLines(checks)).join("\n")}\n`);
     return;
   }
-  const cases: Case[] = traces.map(({ name, trace }) => ({ name, scenarios: [scenarioOfTrace(name, trace)] }));
+  const cases = ofEach(traces, (name, trace): Case => ({ name, scenarios: [scenarioOfTrace(name, trace)] }), leftOut);
   if (options.synthetic) cases.push(...standardSet().filter(({ load }) => load === (options.load ?? load)));
   else if (options.load !== undefined) {
     throw new GodwitError("CLI_REPLAY_NOTHING", "--load is one of the standard set: add --synthetic");
   }
   if (cases.length === 0)
     throw new GodwitError("CLI_REPLAY_NOTHING", "there is nothing to replay: name a trace, or --synthetic");
+  if (options.save !== undefined) await makeFolder(options.save);
   const names = options.policy ?? ["adaptive"];
   const promises = promisesOf(options, names.includes("adaptive") ? "adaptive" : names[0]);
   const policies = Object.fromEntries(names.map((name) => [name, () => POLICIES[name]!(promises)]));
@@ -105,6 +122,23 @@ async function replay(paths: readonly string[], options: ReplayOptions): Promise
     stdout.write(`${lines.join("\n")}\n`);
   }
   if (options.plot !== undefined) await write(options.plot, plotOf(cases, policies, scores));
+}
+
+/** What comes of each of them; of many some may have ended before they tell of the load, which is said and no more. */
+function ofEach<T>(
+  traces: readonly NamedTrace[],
+  use: (name: string, trace: Trace) => T,
+  leftOut: (name: string, why: string) => void,
+): T[] {
+  return traces.flatMap(({ name, trace }) => {
+    try {
+      return [use(name, trace)];
+    } catch (error) {
+      if (!(error instanceof GodwitError)) throw error;
+      leftOut(name, error.message);
+      return [];
+    }
+  });
 }
 
 function collectPolicies(name: string, before: string[] = []): string[] {
@@ -140,16 +174,25 @@ async function saveTraces(
 ): Promise<void> {
   for (const [policy, create] of Object.entries(policies)) {
     const file = `${name} ${policy}`.replaceAll(/[^A-Za-z0-9.]+/g, "-");
-    await write(join(folder, `${file}.trace`), recordTrace(scenarios[0]!, create(), promises), folder);
+    await write(join(folder, `${file}.trace`), recordTrace(scenarios[0]!, create(), promises));
   }
 }
 
-async function write(path: string, text: string, folder?: string): Promise<void> {
-  try {
-    if (folder !== undefined) await mkdir(folder, { recursive: true });
-    await writeFile(path, text);
-  } catch (error) {
-    const message = `${oneLine(path)} can't be written: ${messageOf(error)}`;
-    throw new GodwitError("CLI_REPLAY_UNWRITABLE", message, { path }, { cause: error });
-  }
+async function makeFolder(path: string): Promise<void> {
+  // One level: Node never comes back from making folders within one that takes none, as /proc.
+  if (existsSync(path)) return;
+  await mkdir(path).catch((error) => {
+    throw unwritable(path, error);
+  });
+}
+
+async function write(path: string, text: string): Promise<void> {
+  await writeFile(path, text).catch((error) => {
+    throw unwritable(path, error);
+  });
+}
+
+function unwritable(path: string, cause: unknown): GodwitError {
+  const message = `${oneLine(path)} can't be written: ${messageOf(cause)}`;
+  return new GodwitError("CLI_REPLAY_UNWRITABLE", message, { path }, { cause });
 }

@@ -76,7 +76,8 @@ function liveScreen(role: Role, stdout: Output): Screen {
   const live = createLogUpdate(stream, { showCursor: true });
   let view = initialView(role);
   const draw = () => {
-    const [first = "", ...rest] = renderView(view, process.stdout.columns ?? 80);
+    // 0 columns: a terminal that does not know its size, such as a serial console.
+    const [first = "", ...rest] = renderView(view, process.stdout.columns || 80);
     live([colors.bold(first), ...rest].join("\n"));
   };
   const above = (output: Output, line: string) => {

@@ -2,6 +2,7 @@ import { Command, Option } from "commander";
 import { NONE, type Packing } from "../compact/codec.ts";
 import { POLICIES } from "../control/policies/all.ts";
 import { migrateToPeer } from "../migration/source.ts";
+import { assertTraceWritable } from "../migration/trace-recorder.ts";
 import { stateDirOf } from "../store/state-dir.ts";
 import type { Address } from "../wire/address.ts";
 import { parseCompression } from "./compression.ts";
@@ -90,8 +91,9 @@ const compressOption = () =>
     .argParser(parseCompression)
     .default("auto" as const);
 
-/** @throws CONTROL_BAD_LIMIT where what is asked for makes no sense */
-function send(options: SendOptions): Promise<never> {
+/** @throws CONTROL_BAD_LIMIT where what is asked for makes no sense; MIGRATION_TRACE_UNWRITABLE */
+async function send(options: SendOptions): Promise<never> {
+  if (options.trace !== undefined) await assertTraceWritable(options.trace);
   const promises = promisesOf(options, options.policy);
   const words = {
     waitingFor: "waiting until it is settled where the VM is",

@@ -7,8 +7,8 @@ import { table } from "./table.ts";
 const SHOWN_DIGITS = 8;
 
 /** A line for each session. */
-export function statusLines(sessions: readonly SessionReport[]): string[] {
-  if (sessions.length === 0) return ["no sessions"];
+export function statusLines(sessions: readonly SessionReport[], stateDir: string): string[] {
+  if (sessions.length === 0) return [`no sessions in ${oneLine(stateDir)}`];
   const rows = sessions.map((session) => {
     const { id, role, peer, sinceMs, owner, pid } = session;
     const since = sinceMs === null ? "" : formatTime(sinceMs);

@@ -23,8 +23,9 @@ export function statusCommand(): Command {
 }
 
 async function status({ stateDir, json }: { stateDir?: string; json?: true }): Promise<void> {
-  const sessions = await listSessions(stateDirOf(stateDir));
+  const folder = stateDirOf(stateDir);
+  const sessions = await listSessions(folder);
   const { stdout } = openOutputs();
-  stdout.write(json ? `${JSON.stringify(sessions)}\n` : `${statusLines(sessions).join("\n")}\n`);
+  stdout.write(json ? `${JSON.stringify(sessions)}\n` : `${statusLines(sessions, folder).join("\n")}\n`);
   await stdout.drained();
 }

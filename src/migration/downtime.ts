@@ -34,7 +34,8 @@ export class Downtime {
     if (this.#stoppedMs === undefined || this.#loadedMs === undefined) return;
     const halfMs = roundTripMs / 2;
     this.#parts = {
-      residualMs: this.#lastReadMs - this.#stoppedMs,
+      // Where QMP tells of the stop only after the last byte, that was no later.
+      residualMs: Math.max(0, this.#lastReadMs - this.#stoppedMs),
       transferMs: Math.max(0, this.#loadedMs - halfMs - this.#loadMs - this.#lastReadMs),
       loadMs: this.#loadMs,
       handoffMs: Math.max(0, performance.now() - this.#loadedMs - resumeMs),

@@ -28,12 +28,7 @@ export class TraceRecorder {
 
   /** @throws GodwitError MIGRATION_TRACE_UNWRITABLE when the file can't be made */
   static async create(path: string | undefined, onWarning: (message: string) => void): Promise<TraceRecorder> {
-    try {
-      return new TraceRecorder(path === undefined ? undefined : await open(path, "w"), onWarning);
-    } catch (cause) {
-      const message = `the trace can't be written: ${messageOf(cause)}`;
-      throw new GodwitError("MIGRATION_TRACE_UNWRITABLE", message, { path }, { cause });
-    }
+    return new TraceRecorder(path === undefined ? undefined : await openTrace(path, "w"), onWarning);
   }
 
   begin(header: TraceHeader): void {
@@ -92,5 +87,19 @@ export class TraceRecorder {
     } finally {
       this.#writing = undefined;
     }
+  }
+}
+
+/** Makes sure that a trace can be written there, before anything is begun. @throws GodwitError MIGRATION_TRACE_UNWRITABLE */
+export async function assertTraceWritable(path: string): Promise<void> {
+  await (await openTrace(path, "a")).close();
+}
+
+async function openTrace(path: string, flags: "a" | "w"): Promise<FileHandle> {
+  try {
+    return await open(path, flags);
+  } catch (cause) {
+    const message = `the trace can't be written: ${messageOf(cause)}`;
+    throw new GodwitError("MIGRATION_TRACE_UNWRITABLE", message, { path }, { cause });
   }
 }

@@ -290,9 +290,11 @@ export class QmpClient {
   }
 }
 
-function openSocket(path: string): Promise<Socket> {
+async function openSocket(path: string): Promise<Socket> {
   const { promise, resolve, reject } = Promise.withResolvers<Socket>();
-  const socket = connect(path);
+  // Node would take it for a port.
+  if (path === "") throw new GodwitError("QMP_NO_SOCKET", "the path of the QMP socket is empty", { path });
+  const socket = connect({ path });
   const onError = (cause: NodeJS.ErrnoException) => reject(connectError(path, cause));
   socket.once("error", onError);
   socket.once("connect", () => {

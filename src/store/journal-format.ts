@@ -94,7 +94,10 @@ export function parseJournal(bytes: Buffer, path: string): { content: JournalCon
     const at = bytes.indexOf(LINE_FEED, from);
     const to = at < 0 ? bytes.length : at;
     if (to > from) {
-      const record = at < 0 ? undefined : parseLine(bytes.subarray(from, to));
+      const line = bytes.subarray(from, to);
+      const record = at < 0 ? undefined : parseLine(line);
+      if (record === undefined && at >= 0 && isWhole(line))
+        throw damaged(path, "a line is wrong that was written whole");
       if (record === undefined) hasWrongLine = true;
       else if (hasWrongLine) throw damaged(path, "a line in its middle is wrong");
       else {
@@ -116,6 +119,15 @@ function parseLine(line: Buffer): unknown {
   } catch {
     return undefined;
   }
+}
+
+/**
+ * Whether a line is no piece of a record, as a write that was cut off leaves one: what it says was on the disk, and may have been acted
+ * upon. The braces of the records that follow the header are those of JSON, never in a text.
+ */
+function isWhole(line: Buffer): boolean {
+  const text = line.toString("latin1");
+  return text.endsWith("}") && text.split("{").length === text.split("}").length;
 }
 
 function contentOf([first, ...rest]: readonly unknown[], path: string): JournalContent {

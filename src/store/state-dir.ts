@@ -1,4 +1,4 @@
-import { chmod, mkdir, stat } from "node:fs/promises";
+import { mkdir, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { GodwitError } from "../errors.ts";
@@ -14,12 +14,15 @@ export function stateDirOf(asked?: string, environment: NodeJS.ProcessEnv = proc
 /**
  * A folder within the state folder, both made if need be, and readable by their owner only: they hold guest memory.
  *
- * @throws GodwitError STORE_STATE_DIR when it can't be made, or belongs to someone else
+ * The mode of a folder that is there already is left as it is: it may be another program's, named by mistake.
+ *
+ * @throws GodwitError STORE_STATE_DIR when it can't be made, or others could reach what is in it
  */
 export async function openStateFolder(stateDir: string, name: string): Promise<string> {
   const path = join(stateDir, name);
   try {
-    for (const folder of [stateDir, path]) await openPrivately(folder);
+    await openPrivately(stateDir, 0o022, "others can write to it");
+    await openPrivately(path, 0o077, "others can enter it; chmod 700 it if it is godwit's");
   } catch (cause) {
     const why = (cause as Error).message;
     throw new GodwitError("STORE_STATE_DIR", `the state folder ${path} can't be used: ${why}`, { path }, { cause });
@@ -27,11 +30,11 @@ export async function openStateFolder(stateDir: string, name: string): Promise<s
   return path;
 }
 
-async function openPrivately(folder: string): Promise<void> {
+async function openPrivately(folder: string, forbiddenMode: number, complaint: string): Promise<void> {
   await makeFolder(folder);
   const { uid, mode } = await stat(folder);
-  if (uid !== process.getuid?.()) throw new Error("it belongs to another user");
-  if ((mode & 0o077) !== 0) await chmod(folder, 0o700);
+  if (uid !== process.getuid?.()) throw new Error(`${folder} belongs to another user`);
+  if ((mode & forbiddenMode) !== 0) throw new Error(`${folder}: ${complaint}`);
 }
 
 /** Not mkdir's own `recursive`: where a file system makes no folders, such as /proc, that tries for ever (Node 24). */

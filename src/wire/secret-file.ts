@@ -24,6 +24,7 @@ export function readSmallFile(path: string, maxBytes: number, isSecret: boolean)
   }
   try {
     const about = fstatSync(file);
+    if (about.isDirectory()) return { why: "unreadable", message: "it is a folder", cause: undefined };
     if (isSecret && (about.mode & 0o077) !== 0) return { why: "exposed", mode: (about.mode & 0o777).toString(8) };
     if (about.size > maxBytes) return { why: "too long" };
     // Of a pipe nobody knows how long it is; one byte more tells whether that was all.

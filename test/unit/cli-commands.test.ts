@@ -74,6 +74,14 @@ describe("usage errors are one line and exit 2", () => {
     [["receive", "--threads", "many"], '"many" is no number of worker threads: 0 to 16'],
     [["receive", "--listen", ""], '"" is no address'],
     [["key", "a", "b"], "too many arguments for 'key'"],
+    [["receive", "--reconnect-for", "600h"], "--reconnect-for is more than 24 days"],
+    [
+      ["send", "--qmp", "q", "--psk-file", "k", "--to", "b", "--max-downtime", "0"],
+      "--max-downtime must be more than 0",
+    ],
+    [["send", "--qmp", "q", "--psk-file", "k", "--to", "b", "--trace", "/nowhere/t"], "the trace can't be written"],
+    [["send", "--qmp", "q", "--to", "b", "--psk-file", "/"], "the key file / can't be read: it is a folder"],
+    [["plan", "--qmp", "", "--bandwidth", "1G"], "the path of the QMP socket is empty"],
   ])("%j", async (args, message) => {
     const { code, stdout, stderr } = await godwit(args);
     expect(stderr).toMatch(/^godwit: [^\n]*; nothing was changed[^\n]*\n$/);
@@ -160,11 +168,25 @@ describe("godwit key", () => {
 describe("status and resolve", () => {
   test("a host without sessions", async () => {
     const state = ["--state-dir", join(folder, "state")];
-    expect(await godwit(["status", ...state])).toEqual({ code: 0, stdout: "no sessions\n", stderr: "" });
+    const stdout = `no sessions in ${join(folder, "state")}\n`;
+    expect(await godwit(["status", ...state])).toEqual({ code: 0, stdout, stderr: "" });
     expect(await godwit(["status", "--json", ...state])).toEqual({ code: 0, stdout: "[]\n", stderr: "" });
     const none = await godwit(["resolve", "3fa9", "--resume-source", ...state]);
     expect([none.code, none.stdout]).toEqual([2, ""]);
     expect(none.stderr).toMatch(/^godwit: there is no session 3fa9 in .*; nothing was changed; godwit status shows/);
+  });
+
+  test("what could not be written was not said", async () => {
+    const full = await run("/bin/sh", [
+      "-c",
+      '"$0" status --state-dir "$1" > /dev/full',
+      GODWIT,
+      join(folder, "state"),
+    ]);
+    expect(full).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/^godwit: the output is cut short: [^\n]*\n$/),
+    });
   });
 
   test("what can be asked for is one thing", async () => {

@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -100,6 +100,20 @@ describe("godwit replay", () => {
     ]);
   });
 
+  test("a trace that tells of no load is left out, and named; of others of the same name the folder is named, too", () => {
+    const lines = readFileSync(trace, "utf8").split("\n");
+    writeFileSync(join(folder, "short.trace"), `${lines[0]}\n`);
+    mkdirSync(join(folder, "other"));
+    writeFileSync(join(folder, "other", "vm.trace"), lines.join("\n"));
+    const { code, stdout, stderr } = replay("short.trace", "vm.trace", join("other", "vm.trace"));
+    expect(stderr).toMatch(/\ngodwit: the trace short\.trace is left out: the trace ends before the first round does/);
+    expect(stdout).toMatch(/\nvm\.trace +adaptive +yes .*\nother\/vm\.trace +adaptive +yes /);
+    expect(code).toBe(0);
+    const alone = replay("--check", "short.trace");
+    expect(alone.stderr).toMatch(/short\.trace is left out: .*\ngodwit: --check needs traces of completed migrations/);
+    expect(alone.code).toBe(2);
+  });
+
   test.each<[string[], RegExp]>([
     [[], /there is nothing to replay: name a trace, or --synthetic/],
     [["none.trace"], /the trace none.trace can't be read: ENOENT/],
@@ -114,6 +128,8 @@ describe("godwit replay", () => {
       /the time "soon" is none: write 500, 500ms, 1\.5s; a plain number is in ms/,
     ],
     [["vm.trace", "--plot", "no/where.svg"], /no\/where\.svg can't be written: ENOENT/],
+    [["vm.trace", "--save", "/proc/traces"], /\/proc\/traces can't be written: ENOENT/],
+    [["vm.trace", "--check", "--policy", "all"], /option '--check' cannot be used with option '--policy <name>'/],
   ])("%j: one line, exit 2", (args, message) => {
     writeFileSync(join(folder, "p.key"), "godwit:00\n");
     const { code, stderr } = replay(...args);

@@ -2,11 +2,15 @@ import { expect, test } from "vitest";
 import { checkLines } from "../../src/cli/replay-check.ts";
 import { AdaptivePolicy } from "../../src/control/adaptive.ts";
 import { checkAgainst } from "../../src/control/simulation/check.ts";
+import { scenarioOfTrace } from "../../src/control/simulation/from-trace.ts";
+import { bestMoment } from "../../src/control/simulation/hindsight.ts";
 import { recordTrace } from "../../src/control/simulation/record.ts";
 import { standardSet } from "../../src/control/simulation/standard-set.ts";
 import { constant, sequence } from "../../src/control/simulation/steps.ts";
 import { type Trace, TraceReader } from "../../src/control/trace.ts";
 import { aScenario, randomPages } from "./support/scenarios.ts";
+
+type Round = Trace["rounds"][number];
 
 function traceOf(text: string): Trace {
   const reader = new TraceReader();
@@ -71,4 +75,21 @@ test("as a table, with the errors over all", () => {
     "bytes: off by 0.0 % in the median, 0.0 % at the 90th percentile, +0.0 % on average, of 2",
     "downtime: off by 20.0 % in the median, 20.0 % at the 90th percentile, -20.0 % on average, of 1",
   ]);
+});
+
+test.each<[string, (round: Round) => Partial<Round>]>([
+  [
+    "pages that cost more than a link carries in a lifetime",
+    () => ({ wireBytes: 1e100, wireBytesByForm: { literal: 1e100 } }),
+  ],
+  ["more dirtied pages than there are atoms", () => ({ dirtiedPages: 1e100, remainingBytes: 1e100 })],
+  ["rounds of no length", ({ round }) => (round > 0 ? { durationMs: 1e-300 } : {})],
+  ["rounds of ages", () => ({ durationMs: 1e300 })],
+])("absurd numbers are simulated in no more time: %s", (_, change) => {
+  const trace = traceOf(recordTrace(CALM, new AdaptivePolicy()));
+  const absurd = { ...trace, rounds: trace.rounds.map((round) => ({ ...round, ...change(round) })) };
+  const startMs = performance.now();
+  expect(checkAgainst("absurd", absurd).totalMs.simulated).toBeGreaterThan(0);
+  bestMoment(scenarioOfTrace("absurd", absurd));
+  expect(performance.now() - startMs).toBeLessThan(20_000);
 });

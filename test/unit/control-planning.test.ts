@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { type DirtyWindow, dirtiedIn, fitParts, unsteadiness } from "../../src/control/planning/dirty-curve.ts";
+import { curveOf, type DirtyWindow, dirtiedIn, fitParts } from "../../src/control/planning/dirty-curve.ts";
 import type { Findings } from "../../src/control/planning/findings.ts";
 import {
   type ClusterSample,
@@ -7,6 +7,7 @@ import {
   redrawn,
   sharesOf,
   windowOf,
+  withUnseen,
 } from "../../src/control/planning/page-costs.ts";
 import { percentiles, predict } from "../../src/control/planning/prediction.ts";
 
@@ -45,11 +46,27 @@ describe("the curve of what is dirtied", () => {
     expect(fitParts([{ windowMs: 1000, pages: 0, deviationPages: 16 }], PAGES, 1000)).toEqual([]);
   });
 
-  test("is doubted where windows of the same length differ", () => {
-    const same = [window(1000, 2000), window(1000, 2000), window(3000, 6000)];
-    const other = [window(1000, 2000), window(1000, 200), window(3000, 6000)];
-    expect(unsteadiness(same, fitParts(same, PAGES, 30_000))).toBeLessThan(1.5);
-    expect(unsteadiness(other, fitParts(other, PAGES, 9000))).toBeGreaterThan(5);
+  test("of a steady load: the windows differ by no more than their samples do", () => {
+    const steady = [window(100, 190), window(100, 210), window(1000, 1900), window(1000, 2100), window(3000, 6000)];
+    const { parts, variance } = curveOf(steady, PAGES, 30_000);
+    expect(variance).toBe(0);
+    expect(dirtiedIn(parts, 1000) / 2000).toBeCloseTo(1, 1);
+  });
+
+  test("of a load that comes and goes: the mean, and how much short windows differ from it", () => {
+    // 4 pages/ms for half of the time: two of four short windows met it.
+    const windows = [window(100, 0), window(100, 400), window(300, 1200), window(300, 0), window(3000, 6000)];
+    const { parts, variance } = curveOf(windows, PAGES, 9000);
+    for (const ms of [100, 300, 3000]) expect(dirtiedIn(parts, ms) / (2 * ms)).toBeCloseTo(1, 0);
+    // On for a share p of the time: (1 − p) / p = 1.
+    expect(variance).toBeGreaterThan(0.7);
+    expect(variance).toBeLessThan(1.3);
+  });
+
+  test("windows that tell of their samples more than of the load say nothing of its coming and going", () => {
+    const few = [0, 40, 0, 40].map((pages) => ({ windowMs: 100, pages, deviationPages: 26 }));
+    expect(curveOf([...few, window(3000, 600)], PAGES, 9000).variance).toBe(0);
+    expect(curveOf([], PAGES, 9000)).toMatchObject({ parts: [], variance: 0 });
   });
 });
 
@@ -94,6 +111,13 @@ describe("a sample of memory", () => {
     expect(changedBytesOf(sample(0), shares, "zstd")).toBe(2048);
     expect(changedBytesOf(sample(4), shares, "zstd")).toBe((40 + 2048) / 2);
     expect(changedBytesOf(sample(396), shares, "none")).toBeCloseTo(80 * 0.99 + 4096 * 0.01);
+  });
+
+  test("leaves room for what it has not met: the less was seen the more", () => {
+    const shares = sharesOf([cluster(16, 8)]);
+    expect(withUnseen(shares, 1, () => 0.4)).toMatchObject({ zero: 0.2, disk: 0.1, rest: 0.7 });
+    expect(withUnseen(shares, 128, () => 0.05).rest).toBeCloseTo(0.25 + 0.75 * (3 / 128), 2);
+    expect(withUnseen(shares, 128, () => 1)).toEqual(shares);
   });
 
   test("is drawn again from itself", () => {

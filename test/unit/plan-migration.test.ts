@@ -204,5 +204,5 @@ test("the command: a report, an exit code, one line for what is wrong", async ()
     stderr: "godwit: say where to with --to, or what the link carries with --bandwidth; nothing was changed\n",
   });
   expect([noKey.code, noKey.stderr]).toEqual([2, expect.stringContaining("--psk-file FILE or --tls-dir FOLDER")]);
-  expect([noQemu.code, noQemu.stderr]).toEqual([1, expect.stringMatching(/^godwit: there is no QMP socket at .*\n$/)]);
+  expect([noQemu.code, noQemu.stderr]).toEqual([2, expect.stringMatching(/^godwit: there is no QMP socket at .*\n$/)]);
 }, 30_000);

@@ -62,24 +62,64 @@ export function dirtiedIn(parts: readonly Part[], ms: number): number {
   return parts.reduce((sum, part) => sum - part.pages * Math.expm1(-ms / part.ms), 0);
 }
 
-/**
- * How many times more the windows differ from the curve than their deviations let expect, 1 at least: a load that changes from one
- * window to the next.
- */
-export function unsteadiness(windows: readonly DirtyWindow[], parts: readonly Part[]): number {
-  const freedom = windows.length - 2;
-  if (freedom < 1) return 1;
-  const misses = windows.map(({ windowMs, pages, deviationPages }) => {
-    return ((pages - dirtiedIn(parts, windowMs)) / Math.max(deviationPages, 1)) ** 2;
-  });
-  return Math.max(1, Math.sqrt(misses.reduce((sum, miss) => sum + miss, 0) / freedom));
+/** What windows tell of a load: the curve of its mean, and how it comes and goes. */
+export interface DirtyCurve {
+  readonly parts: readonly Part[];
+  /** The windows, with how far they may be from that curve. */
+  readonly windows: readonly DirtyWindow[];
+  /** By how much short windows differ from the curve beyond what their samples do: the variance of a share of it. 0: a steady load. */
+  readonly variance: number;
 }
 
-/** The parts as the simulation writes them. */
-export function classesOf(parts: readonly Part[], wireBytesPerPage: number): PageClass[] {
+/** Windows up to this length show whether a load comes and goes; in longer ones that evens out. */
+const SHORT_MS = 1000;
+/** Windows that tell more of the load than of their own samples: so many deviations. So many of them are needed. */
+const TELLING = 3;
+const LEAST_TELLING = 3;
+/** A load that changes by less is steady: no real one is more so, least of all beside others. */
+const STEADY_VARIANCE = 0.1;
+/** The curve and what differs from it depend on each other. */
+const REFITS = 4;
+
+/** Fits the mean of a load that may come and go: a window that it was quiet in counts no more than one in which it was not. */
+export function curveOf(windows: readonly DirtyWindow[], memoryPages: number, longestMs: number): DirtyCurve {
+  const sum = (of: (window: DirtyWindow) => number) => windows.reduce((sum, window) => sum + of(window), 0);
+  const rate =
+    sum(({ pages }) => pages) /
+    Math.max(
+      1,
+      sum(({ windowMs }) => windowMs),
+    );
+  let mean = (ms: number) => Math.min(memoryPages, rate * ms);
+  let curve: DirtyCurve = { parts: [], windows, variance: 1 };
+  for (let refit = 0; refit < REFITS; refit++) {
+    const doubted = windows.map((window) => {
+      const changeable = Math.sqrt(curve.variance) * mean(window.windowMs);
+      return { ...window, deviationPages: Math.hypot(window.deviationPages, changeable) };
+    });
+    const parts = fitParts(doubted, memoryPages, longestMs);
+    mean = (ms) => dirtiedIn(parts, ms);
+    curve = { parts, windows: doubted, variance: varianceOf(windows, mean) };
+  }
+  return curve;
+}
+
+function varianceOf(windows: readonly DirtyWindow[], mean: (ms: number) => number): number {
+  const variances = windows.flatMap(({ windowMs, pages, deviationPages }) => {
+    const expected = mean(windowMs);
+    if (windowMs > SHORT_MS || expected < TELLING * deviationPages) return [];
+    return [((pages - expected) ** 2 - deviationPages ** 2) / expected ** 2];
+  });
+  if (variances.length < LEAST_TELLING) return 0;
+  const variance = variances.reduce((sum, one) => sum + one, 0) / variances.length;
+  return variance < STEADY_VARIANCE ? 0 : variance;
+}
+
+/** The parts as the simulation writes them, by a load that is on for such a share of the time. */
+export function classesOf(parts: readonly Part[], wireBytesPerPage: number, onShare: number): PageClass[] {
   return parts.map(({ ms, pages }) => ({
     pages,
-    writesPerSecond: (pages * 1000) / ms,
+    writesPerSecond: (pages * 1000) / ms / onShare,
     pattern: "random",
     form: "literal",
     wireBytesPerPage,

@@ -5,15 +5,23 @@ import { PAGE_BYTES } from "../samples.ts";
 import { QEMU_BYTES_PER_SECOND } from "../simulation/engine.ts";
 import { RAW_BYTES_PER_PAGE } from "../simulation/guest-memory.ts";
 import type { Scenario, Stretch } from "../simulation/scenario.ts";
-import { constant } from "../simulation/steps.ts";
-import { classesOf, type DirtyWindow, fitParts, unsteadiness } from "./dirty-curve.ts";
+import { constant, cycle, type Steps, shifted } from "../simulation/steps.ts";
+import { classesOf, curveOf, type DirtyWindow, fitParts } from "./dirty-curve.ts";
 import type { Findings } from "./findings.ts";
-import { changedBytesOf, type MemoryShares, PACKINGS, type Packing, redrawn, sharesOf } from "./page-costs.ts";
+import {
+  changedBytesOf,
+  type MemoryShares,
+  PACKINGS,
+  type Packing,
+  redrawn,
+  sharesOf,
+  withUnseen,
+} from "./page-costs.ts";
 
 /** How many times the longest window the working set may go on growing: no window tells. */
 const GROWTH = [1, 3, 10, 30];
-/** Of the pages that are not zero those that may stand on a disk that is not indexed: up to 74 % were seen to. */
-const MOST_ON_DISK = 0.75;
+/** Of the pages that are not zero those that may stand on a disk that is not indexed: 2 to 74 % were seen to. */
+const MOST_ON_DISK = 0.8;
 const DISK_BYTES_PER_PAGE = 6;
 const ZERO_BYTES_PER_PAGE = 0.05;
 /** A zero page in QEMU's stream (migration/ram.c, save_zero_page_to_file). */
@@ -24,13 +32,22 @@ const START_MS: Estimate = { expected: 400, low: 200, high: 900 };
 const PACE_DEVIATION = 0.04;
 /**
  * The ends' pace with one thread that packs and the most with more of them, on a machine on which zstd 1 packs REFERENCE_ZSTD a second; where
- * guests and both ends share two cores, a quarter of it was seen (docs/benchmarks.md: the sender, the receiver, real migrations).
+ * guests and both ends share two cores, two fifths of it were seen (docs/benchmarks.md: the sender, the receiver, real migrations).
  */
 const ENDS_OF_THREAD = 300e6;
 const MOST_OF_ENDS = 700e6;
 const REFERENCE_ZSTD = 370e6;
-const ENDS_LOW = 0.25;
+const ENDS_LOW = 0.4;
 const ENDS_HIGH = 1.6;
+/** Of a load that comes and goes: what half a dozen windows tell of the variance, as the deviation of its logarithm. */
+const VARIANCE_DEVIATION = 0.6;
+const LEAST_ON = 0.05;
+const MOST_ON = 0.95;
+/** From one time that it comes to the next: no window tells, all lengths are alike likely. */
+const SHORTEST_PERIOD_MS = 500;
+const LONGEST_PERIOD_MS = 10_000;
+/** A migration begins with zstd, and another packing must promise as much more (src/compact/codec.ts). */
+const SWITCH_GAIN = 1.1;
 const NORMAL_95 = 1.645;
 /** As long as the simulation's standard set. */
 const HORIZON_MS = 900_000;
@@ -49,14 +66,15 @@ export function scenarioDrawer(findings: Findings, downtime: DowntimeModel, rand
   const { windows, memoryBytes, sample } = findings;
   const memoryPages = memoryBytes / PAGE_BYTES;
   const longestMs = Math.max(1000, ...windows.map(({ windowMs }) => windowMs));
-  const fitted = fitParts(windows, memoryPages, longestMs * GROWTH[1]!);
-  const doubt = unsteadiness(windows, fitted);
+  const curve = curveOf(windows, memoryPages, longestMs * GROWTH[1]!);
   return () => {
     const growth = GROWTH[Math.floor(random() * GROWTH.length)]!;
-    const noise = (window: DirtyWindow) => Math.max(0, window.pages + normal(random) * window.deviationPages * doubt);
-    const perturbed = windows.map((window) => ({ ...window, pages: noise(window) }));
+    const noise = (window: DirtyWindow) => Math.max(0, window.pages + normal(random) * window.deviationPages);
+    const perturbed = curve.windows.map((window) => ({ ...window, pages: noise(window) }));
+    const phases = phasesOf(curve.variance, random);
     const clusters = redrawn(sample.clusters, random);
-    const shares = withDisks(sharesOf(clusters), findings.disks, random);
+    const seen = withUnseen(sharesOf(clusters), clusters.length, random);
+    const shares = withDisks(seen, findings.disks, random);
     const pace = 1 + PACE_DEVIATION * normal(random);
     const goodput = Math.max(1000, drawn(findings.goodputBytesPerSecond, random) * pace);
     const roundTripMs = drawn(findings.roundTripMs, random);
@@ -73,9 +91,13 @@ export function scenarioDrawer(findings: Findings, downtime: DowntimeModel, rand
         name: "plan",
         memoryBytes,
         stretches,
-        classes: classesOf(fitParts(perturbed, memoryPages, longestMs * growth), changed.wireBytesPerPage),
+        classes: classesOf(
+          fitParts(perturbed, memoryPages, longestMs * growth),
+          changed.wireBytesPerPage,
+          phases.onShare,
+        ),
         rawBytesPerPage: changed.rawBytesPerPage,
-        activity: constant(1),
+        activity: phases.activity,
       },
       link: constant(goodput),
       roundTripMs,
@@ -94,9 +116,23 @@ export function scenarioDrawer(findings: Findings, downtime: DowntimeModel, rand
   };
 }
 
+/**
+ * A load that comes and goes is on for a share p of the time, and (1 − p) / p is the variance of windows that are short beside its
+ * phases.
+ */
+function phasesOf(variance: number, random: () => number): { activity: Steps; onShare: number } {
+  if (variance === 0) return { activity: constant(1), onShare: 1 };
+  const drawnVariance = variance * Math.exp(VARIANCE_DEVIATION * normal(random));
+  const onShare = Math.min(MOST_ON, Math.max(LEAST_ON, 1 / (1 + drawnVariance)));
+  const periodMs = SHORTEST_PERIOD_MS * (LONGEST_PERIOD_MS / SHORTEST_PERIOD_MS) ** random();
+  const phases = cycle({ ms: periodMs * onShare, value: 1 }, { ms: periodMs * (1 - onShare), value: 0 });
+  return { activity: shifted(phases, periodMs * random()), onShare };
+}
+
 function withDisks(shares: MemoryShares, disks: Findings["disks"], random: () => number): MemoryShares {
   if (disks !== "unknown") return shares;
-  const moved = shares.rest * MOST_ON_DISK * random();
+  // A guest has read much of its disk, or little: the arcsine distribution.
+  const moved = (shares.rest * MOST_ON_DISK * (1 - Math.cos(Math.PI * random()))) / 2;
   return {
     ...shares,
     disk: shares.disk + moved,
@@ -129,7 +165,7 @@ interface PageCost {
   readonly rawBytesPerPage: number;
 }
 
-/** What a page costs with the packing that moves the most pages. */
+/** What a page costs as it is packed: by zstd, unless another packing moves clearly more pages. */
 function cheapest(
   bytesPerPage: (packing: Packing) => number,
   goodputBytesPerSecond: number,
@@ -138,12 +174,12 @@ function cheapest(
 ): PageCost {
   let best: PageCost | undefined;
   let bestPace = 0;
-  for (const packing of PACKINGS) {
+  for (const packing of PACKINGS.toReversed()) {
     const packed = packing === "none" ? Number.POSITIVE_INFINITY : sample.packBytesPerSecond[packing];
     const bytesPerSecond = Math.min(packed * Math.max(1, threads), endsBytesPerSecond);
     const wireBytesPerPage = Math.max(1, bytesPerPage(packing));
     const pace = Math.min(goodputBytesPerSecond / wireBytesPerPage, bytesPerSecond / PAGE_BYTES);
-    if (best !== undefined && pace <= bestPace) continue;
+    if (best !== undefined && pace < bestPace * SWITCH_GAIN) continue;
     bestPace = pace;
     const slowed = (QEMU_BYTES_PER_SECOND / bytesPerSecond) * PAGE_BYTES;
     best = { wireBytesPerPage, rawBytesPerPage: Math.max(RAW_BYTES_PER_PAGE, slowed) };

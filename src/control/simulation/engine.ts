@@ -25,6 +25,8 @@ const THROTTLE_MS = 2000;
 const NOTHING_MS = 1;
 /** Within a long round a policy is asked at most so often; nothing happens there that it would see. */
 const TICKS_A_ROUND = 64;
+/** A residual that takes more steps of the link than this, as of a trace with absurd numbers, is sent at their mean pace. */
+const MAX_LINK_STEPS = 10_000;
 
 export type Ending = "switched" | "aborted" | "endless";
 
@@ -117,6 +119,13 @@ export class Simulation {
     const start = policy.start({ memoryBytes: scenario.workload.memoryBytes, hasSwitchoverBandwidth });
     this.#limit = start.limit;
     this.#maxRawBytesPerSecond = start.maxBytesPerSecond ?? Number.POSITIVE_INFINITY;
+    const atMs = scenario.startMs ?? 0;
+    this.#nowMs = atMs;
+    this.#roundStart.atMs = atMs;
+    this.#windowStart.atMs = atMs;
+    this.#dirtyRate.atMs = atMs;
+    this.#iterationMs = atMs;
+    this.#nextTickMs = atMs;
     this.#autoConverge = start.autoConverge ? new AutoConverge() : null;
   }
 
@@ -334,10 +343,12 @@ export class Simulation {
   #switchedAfterMs(): number {
     const { link, deviceBytes, deviceMs, transferMs, loadMs, handoffMs, resumeMs } = this.#scenario;
     const { pages, wireBytes } = this.#memory.residual();
-    let left = wireBytes + deviceBytes;
+    const bytes = wireBytes + deviceBytes;
+    let left = bytes;
     const qemuBytesPerMs = pages > 0 ? ((QEMU_BYTES_PER_SECOND / 1000) * left) / (pages * RAW_BYTES_PER_PAGE) : left;
-    let atMs = this.#nowMs + this.#syncMs;
-    while (left > 0) {
+    const fromMs = this.#nowMs + this.#syncMs;
+    let atMs = fromMs;
+    for (let step = 0; left > 0 && step < MAX_LINK_STEPS; step++) {
       const { value, untilMs } = link(atMs);
       const bytesPerMs = Math.min(value / 1000, qemuBytesPerMs);
       const stretchMs = Math.max(untilMs - atMs, LEAST_MS);
@@ -346,6 +357,7 @@ export class Simulation {
       else left -= bytesPerMs * ms;
       atMs += ms;
     }
+    if (left > 0) atMs += (left * (atMs - fromMs)) / (bytes - left);
     return atMs + deviceMs + transferMs + loadMs + handoffMs + resumeMs;
   }
 }

@@ -40,6 +40,8 @@ export interface Workload {
 export interface Scenario {
   name: string;
   workload: Workload;
+  /** From the command to the first page; 0 unless given. */
+  startMs?: number;
   /** Bytes per second of payload that arrive. */
   link: Steps;
   roundTripMs: number;

@@ -1,4 +1,5 @@
 /** The load that a trace's rounds show: what is written all the time, what now and then, and how busily in each round. */
+import { ITERATION_MS } from "../qemu.ts";
 import type { RoundSample } from "../samples.ts";
 import type { PageClass } from "./scenario.ts";
 import { constant, cycle, type Steps, sequence } from "./steps.ts";
@@ -13,22 +14,28 @@ const HOT_WRITES = 3;
 const LEAST_ACTIVITY = 1e-3;
 const MOST_ACTIVITY = 1e4;
 const ACTIVITY_STEPS = 40;
-/** A fit is the better one if it misses the rounds by so much less: finer than the steps between the sets that are tried. */
-const CLEAR_SHARE = 0.02;
+/** A hot set is there if it misses the rounds by so much less: rounds of one and the same load differ by about this. */
+const CLEAR_SHARE = 0.1;
+/** Rounds shorter than QEMU's own looks do not tell of a load: guests write in bursts of some ms, and no sync is timed better. */
+const TELLING_MS = ITERATION_MS;
 /** A round that was missed by less was as busy as the others: two sets are not all that a guest writes to. */
 const SAME_SHARE = 0.05;
+
+/** What a round tells of the load. */
+export type LoadRound = Pick<RoundSample, "round" | "durationMs" | "leftPages" | "dirtiedPages" | "throttlePercent">;
 
 /**
  * Two sets of pages, hot and cold, both written at random, and an activity for each round by which as many pages are dirtied as were. Of
  * the sets that fit, those for which the load changed least from round to round.
  *
- * @param rounds the bulk round first
+ * @param all the bulk round first
  */
 export function loadOf(
-  rounds: readonly RoundSample[],
+  all: readonly LoadRound[],
   memoryPages: number,
   wireBytesPerPage: number,
 ): { classes: PageClass[]; activity: Steps } {
+  const rounds = all.filter(({ round, durationMs }) => round === 0 || durationMs >= TELLING_MS);
   const most = Math.max(1, ...rounds.map((round) => round.dirtiedPages + waitingOf(round)));
   const least = Math.min(...rounds.map((round) => round.dirtiedPages));
   const shortestMs = Math.min(...rounds.map(guestMsOf));
@@ -55,7 +62,7 @@ interface Fit {
 }
 
 /** The cold set that fits best beside a hot one. */
-function fitOf(rounds: readonly RoundSample[], hot: number, most: number, memoryPages: number): Fit {
+function fitOf(rounds: readonly LoadRound[], hot: number, most: number, memoryPages: number): Fit {
   let best: Fit = { hot, cold: most, writesPerSecond: 1, spread: Number.POSITIVE_INFINITY };
   for (const factor of WORKING_SETS) {
     const cold = Math.min(memoryPages, most * factor) - hot;
@@ -69,23 +76,23 @@ function fitOf(rounds: readonly RoundSample[], hot: number, most: number, memory
 }
 
 /** What was waiting already when the round's sync came can't be found again. What is left of the bulk round is not of the working set. */
-function waitingOf({ round, leftPages }: RoundSample): number {
+function waitingOf({ round, leftPages }: LoadRound): number {
   return round === 0 ? 0 : leftPages;
 }
 
-function guestMsOf({ durationMs, throttlePercent }: RoundSample): number {
+function guestMsOf({ durationMs, throttlePercent }: LoadRound): number {
   return durationMs * Math.max(0.01, 1 - throttlePercent / 100);
 }
 
 /** Writes per second to the cold set for what was dirtied beyond the hot one. */
-function coldWrites(round: RoundSample, hot: number, cold: number): number {
+function coldWrites(round: LoadRound, hot: number, cold: number): number {
   const free = 1 - waitingOf(round) / (hot + cold);
   const share = Math.min(0.9999, Math.max(1e-6, (round.dirtiedPages - hot * free) / (cold * free)));
   return (-Math.log1p(-share) * cold * 1000) / guestMsOf(round);
 }
 
 /** By how much the writes of all sets have to be multiplied to dirty in the round what was dirtied. */
-function activityIn(round: RoundSample, classes: readonly PageClass[]): number {
+function activityIn(round: LoadRound, classes: readonly PageClass[]): number {
   const pages = classes.reduce((sum, one) => sum + one.pages, 0);
   const free = 1 - waitingOf(round) / pages;
   const seconds = guestMsOf(round) / 1000;
