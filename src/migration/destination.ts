@@ -4,7 +4,9 @@ import { QmpClient } from "../qemu/qmp.ts";
 import type { Connection } from "../wire/connection.ts";
 import { listen } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
-import { type DestinationOptions, destinationIsGone, Session, settledStatus } from "./destination-session.ts";
+import type { DestinationOptions } from "./destination-options.ts";
+import { Session } from "./destination-session.ts";
+import { destinationIsGone, destinationSummary, settledStatus } from "./destination-summary.ts";
 import { DestinationVm } from "./destination-vm.ts";
 import { listDisksAt } from "./disk-paths.ts";
 import type { DestinationSummary, Status } from "./events.ts";
@@ -170,10 +172,6 @@ class Destination {
   }
 
   #emptySummary(status: Status): DestinationSummary {
-    const totalMs = performance.now() - this.#startMs;
-    const pages = { diskPages: 0, checkpointPages: 0, nackedPages: 0, samePages: 0, deltaPages: 0 };
-    const cpuSeconds = { total: 0, unpack: 0 };
-    const nothing = { wireBytes: 0, rawBytes: 0, ...pages, cpuSeconds, loadMs: null, resumeMs: null };
-    return { event: "summary", role: "destination", status, session: null, totalMs, ...nothing };
+    return destinationSummary(status, performance.now() - this.#startMs);
   }
 }
