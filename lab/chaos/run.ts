@@ -9,7 +9,6 @@ import { parseArgs } from "node:util";
 import { operate } from "./operator.ts";
 import { hardships, nameOf, type Plan, planOf } from "./plan.ts";
 import { type Result, report } from "./report.ts";
-import { savedGuest } from "./saved-guest.ts";
 import { Log, openStage, Trial } from "./trial.ts";
 
 const DEFAULT_RUNS = "200";
@@ -51,7 +50,6 @@ function* plans(): Generator<Plan> {
 const logs = join(tmpdir(), `godwit-chaos-${seed}`);
 const results: Result[] = [];
 const queue = plans();
-const saved = await savedGuest();
 const startMs = performance.now();
 console.log(`seed ${seed}`);
 
@@ -76,7 +74,7 @@ async function work(): Promise<void> {
   }
 
   async function once(plan: Plan, log: Log): Promise<Result> {
-    await using trial = await Trial.begin(plan, saved, stage, log);
+    await using trial = await Trial.begin(plan, stage, log);
     const outcome = await operate(trial);
     return { plan, outcome, samples: trial.watch.samples };
   }

@@ -7,13 +7,20 @@ import { type FaultyLink, startFaultyLink } from "../faulty-link.ts";
 import { type GodwitExit, type GodwitProcess, keyFile, startGodwit } from "../godwit.ts";
 import { createHosts, type Host, type Hosts } from "../hosts.ts";
 import { temporaryFolder } from "../leftovers.ts";
-import { startVm, type Vm } from "../vm.ts";
+import { startSavedVm } from "../saved-vm.ts";
+import { startVm, type Vm, type VmOptions } from "../vm.ts";
 import { cleanWalks } from "../walks.ts";
 import { inHardship } from "./hardship.ts";
 import { type Fault, PARTS, type Part, type Plan, STEPS } from "./plan.ts";
-import { type SavedGuest, startSaved, VM } from "./saved-guest.ts";
 import { Watch } from "./watch.ts";
 
+/** What the VM is; the QEMUs that take it have the same. */
+const VM = {
+  uuid: "6f0d3f4e-6f77-4974-8000-676f64776977",
+  memoryMiB: 256,
+  machine: "q35",
+  load: { mib: 32, pagesPerSecond: 1500, pattern: "word" },
+} as const satisfies VmOptions;
 /** Without hosts of their own, stages of one machine are told apart by their process. */
 const PORT = 20_000 + (process.pid % 20_000);
 /** Slow enough for faults in the middle, where hosts have a link of their own. */
@@ -77,14 +84,13 @@ export class Trial implements AsyncDisposable {
   }
 
   /** The guest runs at the source, a QEMU waits at the destination, and nothing else has begun. */
-  static async prepare(plan: Plan, saved: SavedGuest, { hosts: lab, link }: Stage, log: Log): Promise<Trial> {
+  static async prepare(plan: Plan, { hosts: lab, link }: Stage, log: Log): Promise<Trial> {
     await using stack = new AsyncDisposableStack();
     const folder = stack.use(temporaryFolder()).path;
     const withState = (host: Host, name: string): Host => ({ ...host, stateDir: join(folder, name) });
     const hosts = { source: withState(lab.source, "s"), destination: withState(lab.destination, "d") };
-    const disk = join(folder, "disk.raw");
-    const source = stack.use(await startSaved(saved, hosts.source, disk));
-    const waiting = { ...VM, name: "destination", host: hosts.destination, disk, incoming: true };
+    const source = stack.use(await startSavedVm({ ...VM, name: "source", host: hosts.source, paused: true }));
+    const waiting = { ...VM, name: "destination", host: hosts.destination, disk: source.disk, incoming: true };
     const destination = stack.use(await startVm(waiting));
     await link.heal();
     await link.leadTo({ host: hosts.destination.address, port: PORT });

@@ -44,7 +44,8 @@ const ADVICE: Readonly<Record<string, string | Readonly<Record<Side, string>>>> 
   STORE_BUSY: "wait for the other godwit to end",
   STORE_SESSION_NONE: "godwit status shows what there is",
   STORE_SESSION_AMBIGUOUS: "give more digits of the id, or its end",
-  STORE_JOURNAL_DAMAGED: "look at both QEMUs: godwit can't know who owns the VM",
+  STORE_JOURNAL_DAMAGED:
+    "godwit can't know who owns the VM: look at both QEMUs; where neither runs it, end the one and type `cont` in the monitor of the other",
   STORE_JOURNAL_NEWER: "use the godwit that wrote it, or a newer one",
   STORE_CHECKPOINT_NONE: "godwit checkpoint list shows what there is",
   STORE_CHECKPOINT_AMBIGUOUS: "give more digits of the id",
@@ -86,19 +87,26 @@ const OTHERWISE: Readonly<Record<Side, string>> = {
   destination: "start the destination QEMU afresh, and godwit receive again",
 };
 
+/** Where it is not known who has the VM, whatever has led to it. */
+const IN_DOUBT: Readonly<Record<Side, string>> = {
+  source: "start godwit send again, which asks the destination, or see godwit resolve; never let both run",
+  destination: "start godwit receive again, which waits for the source, or see godwit resolve; never let both run",
+};
+
 /** What to do about `error`, in one clause, for whoever runs godwit at that side; undefined where only it itself tells. */
 export function specificAdviceFor(error: unknown, side: Side): string | undefined {
   const advice = error instanceof GodwitError ? ADVICE[error.code] : undefined;
   return typeof advice === "object" ? advice[side] : advice;
 }
 
-/** What to do about an error that has ended a migration. */
-function adviceFor(error: unknown, side: Side): string {
-  return specificAdviceFor(error, side) ?? OTHERWISE[side];
-}
-
 /** The event of an error that has ended a migration; `vm` says what it means for the VM. */
-export function errorEvent(error: unknown, vm: string, side: Side): Extract<MigrationEvent, { event: "error" }> {
+export function errorEvent(
+  error: unknown,
+  vm: string,
+  side: Side,
+  isInDoubt = false,
+): Extract<MigrationEvent, { event: "error" }> {
   const code = error instanceof GodwitError ? error.code : "MIGRATION_FAILED";
-  return { event: "error", code, message: messageOf(error), vm, advice: adviceFor(error, side) };
+  const advice = isInDoubt ? IN_DOUBT[side] : (specificAdviceFor(error, side) ?? OTHERWISE[side]);
+  return { event: "error", code, message: messageOf(error), vm, advice };
 }

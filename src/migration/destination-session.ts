@@ -5,19 +5,16 @@ import { GodwitError, messageOf } from "../errors.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
 import type { Journal } from "../store/journal.ts";
-import type { Address } from "../wire/address.ts";
 import type { Message } from "../wire/messages.ts";
-import type { Security } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
-import { AgreedCheckpoints, type HeldCheckpoints } from "./agreed-checkpoints.ts";
-import { AgreedDisks, type DiskOpener } from "./agreed-disks.ts";
 import { CpuMeter } from "./costs.ts";
 import { DestinationHandOff, type DestinationOutcome } from "./destination-hand-off.ts";
 import { DestinationLink } from "./destination-link.ts";
+import type { DestinationOptions } from "./destination-options.ts";
+import { DestinationPlaces } from "./destination-places.ts";
+import { destinationIsGone, destinationSummary, settledStatus } from "./destination-summary.ts";
 import type { DestinationVm } from "./destination-vm.ts";
-import { type DiskPaths, disksAt } from "./disk-paths.ts";
-import { openDestinationDisks } from "./disk-readers.ts";
-import type { DestinationSummary, EventListener, Status } from "./events.ts";
+import type { DestinationSummary, Status } from "./events.ts";
 import { assertExpectedVm, assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
 import type { Hello } from "./hello.ts";
 import { type LinkUp, RECONNECT_FOR_MS } from "./link.ts";
@@ -37,34 +34,6 @@ const PROGRESS_MS = 250;
 /** How long QEMU gets to say over QMP why it closed the stream. */
 const REASON_WAIT_MS = 1000;
 
-export interface DestinationOptions {
-  qmpPath: string;
-  listen: Address;
-  security: Security;
-  /** Ends with the first session, however it ends. Else it goes on listening while its QEMU can still take a VM. */
-  once?: boolean;
-  /** Name or UUID of the only VM that is taken; absent: any that fits our QEMU. */
-  vm?: string | undefined;
-  /** Lets a VM come from a QEMU newer than ours. */
-  allowOlderQemu?: boolean;
-  /** Where disks are to be read instead of where QEMU says. */
-  diskPaths?: DiskPaths | undefined;
-  /** Worker threads; default: the cores to spare. */
-  threads?: number;
-  /** For how long a sender whose connection was lost is waited for, in milliseconds; 0: not at all. Default: RECONNECT_FOR_MS. */
-  reconnectForMs?: number | undefined;
-  /** What this host keeps; undefined: no journal. */
-  stateDir?: string | undefined;
-  /** Memory for the page cache for deltas; default: cachePagesOf. */
-  deltaCacheBytes?: number | undefined;
-  /** How disks are opened that pages may be read from; default: openDestinationDisks. */
-  openDisks?: DiskOpener;
-  /** The checkpoints of this host; without, pages are not read from any. */
-  openCheckpoints?: (() => Promise<HeldCheckpoints>) | undefined;
-  signal?: AbortSignal;
-  onEvent: EventListener;
-}
-
 type Welcome = Extract<Message, { type: "WELCOME" }>;
 
 /** A sender's migration, whatever number of connections it takes: from its first HELLO until it is settled where the VM is. */
@@ -78,11 +47,10 @@ export class Session {
   /** Why it does not go on as it was. */
   readonly #failure = new Failure();
   readonly #firstData = Promise.withResolvers<void>();
+  readonly #places: DestinationPlaces;
   readonly #receiver: StreamReceiver;
   readonly #link: DestinationLink;
   readonly #cpu = new CpuMeter();
-  #disks: Promise<AgreedDisks> | undefined;
-  #checkpoints: Promise<AgreedCheckpoints> | undefined;
   #welcome: Welcome | undefined;
   #journal: Journal | undefined;
   /** From here on our QEMU may have been touched. */
@@ -106,6 +74,7 @@ export class Session {
     this.#facts = facts;
     this.#hello = hello;
     this.#startMs = startMs;
+    this.#places = new DestinationPlaces(options, (message) => this.#warn(message));
     const receiver = new StreamReceiver({
       cachePages: cachePagesOf(options.deltaCacheBytes, facts.memoryBytes),
       send: (message) => this.#link.send(message),
@@ -173,7 +142,7 @@ export class Session {
     } finally {
       this.#receiver.stop();
       this.#link.end();
-      await this.#closePlaces();
+      await this.#places.close();
       await this.#journal?.close();
     }
     return this.#summary(status);
@@ -185,7 +154,10 @@ export class Session {
     const theirs = parseFacts(hello.vm);
     assertExpectedVm(theirs, this.#options.vm);
     assertMatch(theirs, this.#facts, this.#options.allowOlderQemu ?? false);
-    const { disks, checkpoints } = await this.#failure.or(this.#openPlaces(hello, theirs));
+    const opening = this.#places.open(this.#qmp, hello, theirs, this.#facts);
+    const { disks, checkpoints, offers } = await this.#failure.or(opening);
+    const tagKey = Buffer.from(hello.tagKey, "hex");
+    this.#receiver.usePlaces({ disks, checkpoints }, tagKey, (message) => this.#warn(message));
     const cachePages = Math.min(hello.cachePages, this.#receiver.cachePages);
     this.#receiver.useCache(cachePages);
     this.#welcome = {
@@ -197,7 +169,7 @@ export class Session {
       features: [],
       vm: this.#facts,
       disks: disks.map(({ id }) => id),
-      checkpoints: checkpoints.offers,
+      checkpoints: offers,
       cachePages,
       rawOffset: 0,
       windowBytes: WINDOW_BYTES,
@@ -205,14 +177,14 @@ export class Session {
     link.send(this.#welcome);
     link.reconnectForMs = Math.min(this.#reconnectForMs, NOTHING_SENT_AWAY_MS);
     void link.peer?.startPulse();
-    if (link.peer !== undefined) checkpoints.tell(link.peer);
+    if (link.peer !== undefined) this.#places.tell(link.peer);
     this.#options.onEvent({
       event: "connected",
       session: hello.session,
       peer: link.address,
       vm: theirs,
       roundTripMs: 0,
-      checkpoint: newestOf(checkpoints.offers),
+      checkpoint: newestOf(offers),
     });
   }
 
@@ -223,26 +195,6 @@ export class Session {
   #welcomeAgain(generation: number, rawOffset: number): Welcome {
     const state = this.#handOff?.sessionState ?? "streaming";
     return { ...this.#welcome!, generation, rawOffset, state };
-  }
-
-  /** Opens what the source may refer to and stands here. */
-  async #openPlaces({ disks: wanted, checkpointPages, tagKey }: Hello, source: VmFacts) {
-    const warn = (message: string) => this.#warn(message);
-    const { openDisks = openDestinationDisks, openCheckpoints, diskPaths = new Map() } = this.#options;
-    this.#disks = AgreedDisks.open(this.#qmp, wanted, (qmp, disks) => openDisks(qmp, disksAt(disks, diskPaths)));
-    if (openCheckpoints !== undefined)
-      this.#checkpoints = AgreedCheckpoints.open(openCheckpoints, source, this.#facts, checkpointPages, warn);
-    const { disks, missing } = await this.#disks;
-    const checkpoints = (await this.#checkpoints) ?? AgreedCheckpoints.none();
-    if (missing !== null)
-      warn(`pages that stand on a disk are sent all the same, as it can't be read here: ${missing}`);
-    this.#receiver.usePlaces({ disks, checkpoints: checkpoints.checkpoints }, Buffer.from(tagKey, "hex"), warn);
-    return { disks, checkpoints };
-  }
-
-  async #closePlaces(): Promise<void> {
-    for (const places of [await this.#disks, await this.#checkpoints])
-      await places?.close().catch((error) => this.#warn(messageOf(error)));
   }
 
   /** From the first record of the journal until it is settled where the VM is. */
@@ -305,7 +257,7 @@ export class Session {
   }
 
   #onSwitchover(): void {
-    void this.#checkpoints?.then((checkpoints) => checkpoints.stopTelling());
+    this.#places.stopTelling();
     if (this.#switchedOverOn === 0)
       this.#options.onEvent({ event: "switchover", elapsedMs: performance.now() - this.#startMs });
     this.#switchedOverOn = this.#link.generation;
@@ -316,8 +268,7 @@ export class Session {
     // Who wants to settle has no stream any more, and no return path.
     if (hello.purpose !== "settle") {
       this.#receiver.attach(hello.returnOffset);
-      const peer = this.#link.peer!;
-      void this.#checkpoints?.then((checkpoints) => checkpoints.tell(peer, hello.knownHashes));
+      this.#places.tell(this.#link.peer!, hello.knownHashes);
     }
     this.#options.onEvent({ event: "reconnected", generation, peer: this.#link.address, awayMs: awayMs ?? 0 });
     this.#handOff?.linkUp(generation);
@@ -375,37 +326,13 @@ export class Session {
   }
 
   #summary(status: Status): DestinationSummary {
-    return {
-      event: "summary",
-      role: "destination",
-      status,
-      session: this.#hello.session,
-      totalMs: performance.now() - this.#startMs,
+    return destinationSummary(status, performance.now() - this.#startMs, {
+      session: this.id,
       wireBytes: this.#link.wireBytes,
-      rawBytes: this.#receiver.rawBytes,
-      diskPages: this.#receiver.counts.diskPages,
-      checkpointPages: this.#receiver.counts.checkpointPages,
-      samePages: this.#receiver.counts.samePages,
-      deltaPages: this.#receiver.counts.deltaPages,
-      nackedPages: this.#receiver.nackedPages,
-      cpuSeconds: { total: this.#cpu.seconds, unpack: this.#receiver.unpackMs / 1000 },
+      receiver: this.#receiver,
+      cpu: this.#cpu,
       loadMs: this.#handOff?.loadMs ?? null,
       resumeMs: this.#handOff?.resumeMs ?? null,
-    };
+    });
   }
-}
-
-/** Says how a session has ended that had begun, and what that is called. */
-export function settledStatus({ end, reason, whereabouts }: DestinationOutcome, onEvent: EventListener): Status {
-  if (end === "completed") return "completed";
-  const isCancelled = reason instanceof Cancelled && end === "aborted";
-  onEvent(isCancelled ? { event: "cancelled", vm: whereabouts } : errorEvent(reason, whereabouts, "destination"));
-  if (end === "in-doubt") return "in-doubt";
-  return isCancelled ? "cancelled" : "failed";
-}
-
-/** The error of a session whose QEMU has ended. */
-export function destinationIsGone(cause: GodwitError): GodwitError {
-  const message = "the destination QEMU ended: it refused the stream, or was killed";
-  return new GodwitError("MIGRATION_DESTINATION_GONE", message, {}, { cause });
 }

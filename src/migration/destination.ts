@@ -4,7 +4,9 @@ import { QmpClient } from "../qemu/qmp.ts";
 import type { Connection } from "../wire/connection.ts";
 import { listen } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
-import { type DestinationOptions, destinationIsGone, Session, settledStatus } from "./destination-session.ts";
+import type { DestinationOptions } from "./destination-options.ts";
+import { Session } from "./destination-session.ts";
+import { destinationIsGone, destinationSummary, settledStatus } from "./destination-summary.ts";
 import { DestinationVm } from "./destination-vm.ts";
 import { listDisksAt } from "./disk-paths.ts";
 import type { DestinationSummary, Status } from "./events.ts";
@@ -69,6 +71,7 @@ class Destination {
       await listDisksAt(qmp, diskPaths); // what is wrong with them is said now
       const listener = await this.#listen((connection) => this.#onConnection(connection, qmp, vm, facts));
       signal?.addEventListener("abort", onAbort);
+      if (signal?.aborted) onAbort(); // meanwhile
       void qmp.closed.then((error) => error && this.#onQemuGone(error));
       onEvent({ event: "listening", ...listener.address });
       return await this.#settled.promise.finally(() => {
@@ -91,6 +94,7 @@ class Destination {
       refuse(peer, "MIGRATION_BUSY", "an earlier migration to this QEMU is not settled yet");
     });
     signal?.addEventListener("abort", onAbort);
+    if (signal?.aborted) onAbort(); // meanwhile
     onEvent({
       event: "warning",
       message: `going on with session ${session.id}, which an earlier godwit receive began`,
@@ -135,7 +139,7 @@ class Destination {
     const summary = await this.#current.run();
     this.#current = undefined;
     const isOver = summary.status === "completed" || vm.hasStarted || this.#isQemuGone;
-    if (isOver || this.#options.once) this.#settled.resolve(summary);
+    if (isOver || this.#options.once || this.#options.signal?.aborted) this.#settled.resolve(summary);
   }
 
   #measure(peer: Peer, hello: Hello, facts: VmFacts): void {
@@ -168,10 +172,6 @@ class Destination {
   }
 
   #emptySummary(status: Status): DestinationSummary {
-    const totalMs = performance.now() - this.#startMs;
-    const pages = { diskPages: 0, checkpointPages: 0, nackedPages: 0, samePages: 0, deltaPages: 0 };
-    const cpuSeconds = { total: 0, unpack: 0 };
-    const nothing = { wireBytes: 0, rawBytes: 0, ...pages, cpuSeconds, loadMs: null, resumeMs: null };
-    return { event: "summary", role: "destination", status, session: null, totalMs, ...nothing };
+    return destinationSummary(status, performance.now() - this.#startMs);
   }
 }

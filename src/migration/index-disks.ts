@@ -9,7 +9,8 @@ import { BLOCK_BYTES, PART_BLOCKS } from "../store/index-format.ts";
 import { IndexStore } from "../store/index-store.ts";
 import { specificAdviceFor } from "./advice.ts";
 import { type DiskPaths, listDisksAt } from "./disk-paths.ts";
-import { type IndexedDisk, IndexedDisks } from "./indexed-disks.ts";
+import type { IndexedDisk } from "./indexed-disk.ts";
+import { IndexedDisks } from "./indexed-disks.ts";
 import { createKernels } from "./kernels.ts";
 
 /** How often progress is reported. */

@@ -47,6 +47,7 @@ export class LeftSession {
         },
       },
       reconnectForMs,
+      ...(header.peer !== null && { address: header.peer }),
       settle: async () => 0,
       welcome: (generation) => this.#welcome(generation),
       onDown: ({ message }) => {

@@ -11,6 +11,8 @@ export interface LinkOptions {
   readonly handler: PeerHandler;
   /** For how long the other end may be away, or be there and not answer; 0: the first connection is the only one. */
   readonly reconnectForMs: number;
+  /** The other end's, where the first connection is one that comes again. */
+  readonly address?: string;
   /** The connection is lost. From here on nothing is sent, and nothing comes, until the link is up again. */
   readonly onDown: (reason: GodwitError) => void;
   /** The other end did not come back in time, can't be gone on with, or has refused. The link is over. */
@@ -38,7 +40,7 @@ export class Link {
   readonly #options: LinkOptions;
   #reconnectForMs: number;
   #peer: Peer | undefined;
-  #address = "";
+  #address: string;
   /** Of the connection, or of the last one. */
   #backlog = new Backlog();
   /** Of the connections before. */
@@ -56,6 +58,7 @@ export class Link {
   constructor(options: LinkOptions) {
     this.#options = options;
     this.#reconnectForMs = options.reconnectForMs;
+    this.#address = options.address ?? "";
   }
 
   /** The connection's other end; undefined while there is none. */

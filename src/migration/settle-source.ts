@@ -5,7 +5,7 @@ import { isSameProcess, readProcess } from "../qemu/process.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
 import type { Journal } from "../store/journal.ts";
 import { SessionStore } from "../store/session-store.ts";
-import { type Address, parseAddress } from "../wire/address.ts";
+import { type Address, formatAddress, parseAddress } from "../wire/address.ts";
 import type { Message } from "../wire/messages.ts";
 import { connect, type Security } from "../wire/transport.ts";
 import { Downtime } from "./downtime.ts";
@@ -79,6 +79,7 @@ class LeftSession {
     this.#link = new SourceLink({
       session: header.session,
       firstGeneration: FIRST_GENERATION,
+      address: formatAddress(to),
       connect: (limits) => connect({ ...to, security: options.security, ...limits }),
       hello: () => this.#hello(),
       handler: { onMessage: (message) => this.#onMessage(message) },

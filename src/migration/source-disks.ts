@@ -14,7 +14,8 @@ import { firstBlocksOf } from "../store/disk-index.ts";
 import { IndexStore } from "../store/index-store.ts";
 import { type ReadingState, readingPays } from "../store/index-worth.ts";
 import { MAX_DISKS } from "../wire/messages.ts";
-import { type HashSink, type IndexedDisk, IndexedDisks } from "./indexed-disks.ts";
+import type { HashSink, IndexedDisk } from "./indexed-disk.ts";
+import { IndexedDisks } from "./indexed-disks.ts";
 import { createKernels } from "./kernels.ts";
 import { withTimeout } from "./outcome.ts";
 

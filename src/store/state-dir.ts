@@ -22,7 +22,7 @@ export async function openStateFolder(stateDir: string, name: string): Promise<s
   const path = join(stateDir, name);
   try {
     await openPrivately(stateDir, 0o022, "others can write to it");
-    await openPrivately(path, 0o077, "others can enter it, unlike one that godwit has made");
+    await openPrivately(path, 0o077, "others can enter it; chmod 700 it if it is godwit's");
   } catch (cause) {
     const why = (cause as Error).message;
     throw new GodwitError("STORE_STATE_DIR", `the state folder ${path} can't be used: ${why}`, { path }, { cause });

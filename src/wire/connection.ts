@@ -13,7 +13,8 @@ export interface Connection {
   readonly pendingBytes: number;
   /**
    * Resolves once the connection is gone: with undefined when both ends ended it, else with why (WIRE_CLOSED, or what
-   * was given to `destroy` or thrown by the handler of `receive`). It never rejects.
+   * was given to `destroy` or thrown by the handler of `receive`). It never rejects. Where the handler has paused, this waits for
+   * `resume`, or `destroy`: what the other end said last may stand in the rest of its chunk.
    */
   readonly closed: Promise<GodwitError | undefined>;
   /**
@@ -45,6 +46,9 @@ export class SocketConnection implements Connection {
   readonly #stream: Socket;
   readonly #raw: Socket;
   #handler: ((chunk: Uint8Array) => void) | undefined;
+  #isPaused = false;
+  /** Resolves `closed`, once the handler is through with its chunk. */
+  #over: (() => void) | undefined;
 
   constructor(stream: Socket, raw: Socket, remoteAddress: string) {
     this.#stream = stream;
@@ -57,7 +61,9 @@ export class SocketConnection implements Connection {
       });
       stream.on("close", () => {
         raw.destroy();
-        resolve(reason);
+        // Node says so at the end of what it has handed out, also to a stream that is paused.
+        if (this.#isPaused) this.#over = () => resolve(reason);
+        else resolve(reason);
       });
     });
   }
@@ -104,11 +110,14 @@ export class SocketConnection implements Connection {
   }
 
   pause(): void {
+    this.#isPaused = true;
     this.#stream.pause();
   }
 
   resume(): void {
+    this.#isPaused = false;
     this.#stream.resume();
+    this.#over?.();
   }
 
   write(pieces: readonly Uint8Array[], done?: (error?: Error | null) => void): void {
@@ -125,7 +134,9 @@ export class SocketConnection implements Connection {
   }
 
   destroy(reason?: GodwitError): void {
+    this.#isPaused = false;
     this.#stream.destroy(reason);
+    this.#over?.();
   }
 }
 

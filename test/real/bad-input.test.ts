@@ -234,6 +234,19 @@ test("Ctrl-C at the destination", async () => {
   await parts.pair.destination.exited;
 });
 
+test("Ctrl-C at the destination, with a sender that has only been welcomed", async () => {
+  await using destination = await startDestination();
+  const listen = ["--listen", `${hosts.destination.address}:${PORT}`, "--psk-file", key.path, "--json"];
+  const args = ["receive", "--qmp", destination.qmpPath, ...listen];
+  await using receive = startGodwit(hosts.destination, args, ({ event }) => {
+    if (event === "connected") receive.kill("SIGINT");
+  });
+  await receive.event("listening");
+  expectLine(await send(), 2, /cancelled by Ctrl-C/, NOTHING_CHANGED);
+  expect(await receive.exited).toMatchObject({ code: 130 });
+  expect(await destination.qmp.execute("query-status")).toMatchObject({ status: "inmigrate" });
+});
+
 test("a second sender is turned away and does not disturb the first", async () => {
   await using parts = await underWay();
   await parts.migration.receive.event("receiving");

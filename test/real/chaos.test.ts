@@ -3,7 +3,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { operate } from "../../lab/chaos/operator.ts";
 import { faultNamed, type Plan, type Step } from "../../lab/chaos/plan.ts";
-import { type SavedGuest, savedGuest } from "../../lab/chaos/saved-guest.ts";
 import { Log, openStage, type Stage, Trial } from "../../lab/chaos/trial.ts";
 
 const cases: readonly [Step, string, runs: "source" | "destination" | "nowhere" | "either"][] = [
@@ -23,7 +22,6 @@ const cases: readonly [Step, string, runs: "source" | "destination" | "nowhere" 
 
 /** As many at once as keep two cores busy: a trial mostly waits. */
 const STAGES = 3;
-let saved: SavedGuest;
 const free: Stage[] = [];
 const waiting: ((stage: Stage) => void)[] = [];
 
@@ -38,7 +36,6 @@ function giveBack(stage: Stage): void {
 }
 
 beforeAll(async () => {
-  saved = await savedGuest();
   free.push(...(await Promise.all(Array.from({ length: STAGES }, openStage))));
 });
 afterAll(async () => {
@@ -54,7 +51,7 @@ describe.concurrent("chaos", () => {
     const stage = await takeStage();
     const log = new Log();
     try {
-      await using trial = await Trial.begin(plan, saved, stage, log);
+      await using trial = await Trial.begin(plan, stage, log);
       const outcome = await operate(trial);
       expect(runs === "either" ? ["source", "destination"] : [runs]).toContain(outcome.runs);
     } catch (error) {

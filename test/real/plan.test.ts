@@ -7,7 +7,6 @@ import { keyFile, startGodwit } from "../../lab/godwit.ts";
 import { temporaryFolder } from "../../lab/leftovers.ts";
 import { cleanWalks } from "../../lab/walks.ts";
 import type { planDocument } from "../../src/cli/plan-report.ts";
-import type { Estimate } from "../../src/control/downtime.ts";
 import type { SourceSummary } from "../../src/migration/events.ts";
 import { startPair } from "./support/pair.ts";
 
@@ -17,12 +16,9 @@ const load = { mib: 16, pagesPerSecond: 2000, pattern: "random" } as const;
 
 /**
  * The interval is meant to hold nine of ten, on a machine that has nothing else to do; this one runs both QEMUs, both ends and other
- * tests on two cores.
+ * tests on two cores, which takes time, but no bytes.
  */
-function expectNear(measured: number | null, { low, high }: Estimate): void {
-  expect(measured).toBeGreaterThan(low * 0.6);
-  expect(measured).toBeLessThan(high * 1.6);
-}
+const BUSY = 1.6;
 
 test("a plan measures without touching anything, and the migration comes to what it says", async () => {
   await using pair = await startPair({ machine: "pc", memoryMiB: 256, load, rateBitsPerSecond: LINK_BITS_PER_SECOND });
@@ -51,8 +47,12 @@ test("a plan measures without touching anything, and the migration comes to what
   await using send = startGodwit(source, ["send", ...from, "--no-keep-checkpoint"]);
   expect(await send.exited).toMatchObject({ code: 0 });
   const summary = send.events.at(-1) as SourceSummary;
-  expectNear(summary.totalMs, predicted.totalMs);
-  expectNear(summary.downtimeMs, predicted.downtimeMs!);
-  expectNear(summary.wireBytes, predicted.wireBytes);
+  const { totalMs, downtimeMs, wireBytes } = predicted;
+  expect(summary.wireBytes).toBeGreaterThan(wireBytes.low);
+  expect(summary.wireBytes).toBeLessThan(wireBytes.high);
+  expect(summary.totalMs).toBeGreaterThan(totalMs.low);
+  expect(summary.totalMs).toBeLessThan(totalMs.high * BUSY);
+  expect(summary.downtimeMs).toBeGreaterThan(downtimeMs!.low / BUSY);
+  expect(summary.downtimeMs).toBeLessThan(downtimeMs!.high * BUSY);
   await cleanWalks(pair.destination, 1);
 });

@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { cp } from "node:fs/promises";
+import { chmod, cp } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { openCheckpoints } from "../../src/migration/open-checkpoints.ts";
@@ -24,6 +24,7 @@ test("the example is what the code writes", () => {
 test("the store of version 1 is read, and goes on", async () => {
   const stateDir = await stateFolder();
   await cp(GOLDEN_STORE, join(stateDir, "checkpoints"), { recursive: true });
+  await chmod(join(stateDir, "checkpoints"), 0o700);
   const store = await openCheckpoints(stateDir, { maxBytes: 2 ** 30 });
   const list = (await store.list()).sort((a, b) => a.createdMs - b.createdMs);
   expect(list).toMatchObject([

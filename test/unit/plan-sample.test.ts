@@ -91,7 +91,11 @@ test("places are chosen once each, whole clusters only, over all ranges", () => 
     { firstPage: 0xca, pages: 3 },
     { firstPage: 0x100, pages: 70 },
   ];
-  expect(choosePages(ranges, 100, () => expect.unreachable())).toEqual([0, 32, 64, 96, 128, 0x100, 0x120]);
-  const numbers = [6, 0, 6, 4];
-  expect(choosePages(ranges, 3, () => numbers.shift()!)).toEqual([0x120, 0, 128]);
+  const inOrder = (pages: readonly number[]) => [...pages].sort((a, b) => a - b);
+  expect(inOrder(choosePages(ranges, 100, () => 0))).toEqual([0, 32, 64, 96, 128, 0x100, 0x120]);
+  // Three parts of the seven: 0 and 1, 2 and 3, 4 to 6. Of each the last.
+  expect(choosePages(ranges, 3, (limit) => limit - 1)).toEqual([32, 0x120, 96]);
+  const half = inOrder(choosePages([{ firstPage: 0, pages: 128 * 320 }], 128, () => 0).slice(0, 64));
+  // The first half is spread over all: no gap of more than three parts of 320 pages.
+  for (const [i, page] of half.entries()) expect(page - (half[i - 1] ?? 0)).toBeLessThanOrEqual(3 * 320);
 });

@@ -177,7 +177,8 @@ test("a VM that was not handed over goes on here, and the destination is told, w
 test("nobody answers: in doubt, and open as before; a person need not wait", async () => {
   const { settle, journalled, runs, closeListener } = await left(["streaming", "committed"], () => {});
   closeListener();
-  expect(await settle({ reconnectForMs: 300 })).toMatchObject({ end: "in-doubt" });
+  const message = expect.stringMatching(/^the connection to 127\.0\.0\.1:\d+ was lost/);
+  expect(await settle({ reconnectForMs: 300 })).toMatchObject({ end: "in-doubt", reason: { message } });
   const { signal } = new AbortController();
   expect(
     await settle({ signal: AbortSignal.any([signal, AbortSignal.timeout(100)]), reconnectForMs: 60_000 }),

@@ -139,6 +139,33 @@ test("a paused connection holds the peer back", async () => {
   await vi.waitFor(() => expect(received).toBe(piece.length), { timeout: 20_000 });
 });
 
+test("a connection is not over while what came on it is still held", async () => {
+  const lab = await start();
+  const client = await dial(lab);
+  client.receive(() => {});
+  await vi.waitFor(() => expect(lab.accepted).toHaveLength(1));
+  const server = lab.accepted[0]!;
+  const held = new Promise((resolve) => {
+    server.receive((chunk) => {
+      server.pause();
+      resolve(Buffer.from(chunk).toString());
+    });
+  });
+  let isOver = false;
+  const over = server.closed.then(() => {
+    isOver = true;
+  });
+  client.write([Buffer.from("data that waits for room; goodbye")]);
+  client.end();
+  expect(await held).toBe("data that waits for room; goodbye");
+  // Its socket is gone: nothing can be said any more.
+  const answer = () => new Promise((resolve) => server.write([Buffer.from("x")], resolve));
+  await vi.waitFor(async () => expect(await answer()).toBeInstanceOf(Error));
+  expect(isOver).toBe(false);
+  server.resume();
+  await over;
+});
+
 test.each<[string, Psk, RegExp, RegExp]>([
   ["key", { identity: psk.identity, key: generatePsk().key }, /another pre-shared key/, /another pre-shared key/],
   ["identity", { identity: "other", key: psk.key }, /no pre-shared key of this identity/, /no pre-shared key of this/],

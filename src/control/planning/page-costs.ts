@@ -77,6 +77,20 @@ export function redrawn(clusters: readonly ClusterSample[], random: () => number
 }
 
 /**
+ * That none of k clusters was of some kind says only that few are: a share u of memory may be of what was not seen, and then costs as
+ * much as the rest. So many times u ≥ x as a sample of k misses it: (1 − x)^k (so for nine of ten u is up to about 3/k, the rule of three).
+ */
+export function withUnseen(shares: MemoryShares, clusters: number, random: () => number): MemoryShares {
+  const seen = random() ** (1 / Math.max(1, clusters));
+  return {
+    ...shares,
+    zero: shares.zero * seen,
+    disk: shares.disk * seen,
+    rest: 1 - (shares.zero + shares.disk) * seen,
+  };
+}
+
+/**
  * What the sample, read twice, tells of the dirty rate: a window like QEMU's own. Its deviation is that between the clusters, as what a
  * guest writes lies together.
  */

@@ -4,7 +4,7 @@
  */
 
 import { AdaptivePolicy } from "../adaptive.ts";
-import { DowntimeModel, type Estimate } from "../downtime.ts";
+import { DEVICE_BYTES, DowntimeModel, type Estimate } from "../downtime.ts";
 import { POLICIES } from "../policies/all.ts";
 import type { Policy } from "../policy.ts";
 import type { Promises } from "../promises.ts";
@@ -95,7 +95,7 @@ function outcomeOf(
     keepShare: kept.length / draws,
     totalMs: of(({ run, startMs }) => run.totalMs + startMs),
     downtimeMs: some === ended ? of(({ run }) => run.downtimeMs!) : null,
-    wireBytes: of(({ run }) => run.wireBytes),
+    wireBytes: of(({ run }) => wireBytesOf(run)),
     residualBytes: of(({ run }) => run.residualBytes),
     rounds: of(({ run }) => run.rounds),
     throttlePercent: of(({ run }) =>
@@ -125,8 +125,13 @@ function isKept(run: SimulatedRun, startMs: number, { maxDowntimeMs, deadlineMs,
   return (
     isWithin(run.downtimeMs ?? 0, maxDowntimeMs) &&
     isWithin(run.totalMs + startMs, deadlineMs) &&
-    isWithin(run.wireBytes, maxBytes)
+    isWithin(wireBytesOf(run), maxBytes)
   );
+}
+
+/** With the devices' state, whose time is in the parts of the downtime that do not depend on what is left. */
+function wireBytesOf({ wireBytes }: SimulatedRun): number {
+  return wireBytes + DEVICE_BYTES;
 }
 
 /** The middle of them, and between which nine of ten are. */

@@ -20,7 +20,7 @@ import { defaultThreads } from "../workers/threads.ts";
 import { findOnDisks } from "./known-disks.ts";
 import { type LinkFigures, probeLink } from "./link-probe.ts";
 import { SampleAnalysis } from "./sample-analysis.ts";
-import { sampleTwice } from "./sampled-memory.ts";
+import { CLUSTER_BYTES, CLUSTER_PAGES, sampleTwice } from "./sampled-memory.ts";
 
 /** Windows of the dirty rate, those of a length apart from each other: so a load that comes and goes is noticed. */
 const WINDOWS_MS = { millisecond: [100, 1000, 300, 3000, 100, 1000, 300], second: [1000, 3000, 1000] } as const;
@@ -31,6 +31,8 @@ const GIVEN_DEVIATION = 0.03;
 /** What a link carries on average is known no better than this by looking for a second. */
 const LEAST_DEVIATION = 0.02;
 const NORMAL_95 = 1.645;
+/** Less than so many tell little of a memory. */
+const FEW_CLUSTERS = 32;
 
 export type PlanStep = "link" | "memory" | "dirty-rate" | "disks" | "prediction";
 
@@ -86,7 +88,10 @@ export async function planMigration(options: PlanOptions): Promise<PlanReport> {
   onStep("memory");
   const store = options.diskReferences ? await openIndexes(options) : undefined;
   const analysis = new SampleAnalysis(store?.seed ?? randomBytes(8).readBigUInt64LE());
-  await sampleTwice(qmp, analysis.first, analysis.second, signal);
+  const clusters = await sampleTwice(qmp, analysis.first, analysis.second, signal);
+  if (clusters < Math.min(FEW_CLUSTERS, Math.floor(vm.memoryBytes / CLUSTER_BYTES))) {
+    options.onWarning(`QEMU answers slowly, so only ${clusters * CLUSTER_PAGES} pages of its memory were looked at`);
+  }
   analysis.hash();
   const windows = isPaused ? [] : await measureWindows(qmp, vm.memoryBytes, options);
   onStep("disks");

@@ -18,9 +18,10 @@ export const CLUSTER_PAGES = 32;
 export const CLUSTER_BYTES = CLUSTER_PAGES * PAGE_BYTES;
 /** 16 MiB in all, whatever the guest's size: what is told is as good for any. */
 export const MAX_CLUSTERS = 128;
-/** Between two pieces QEMU is left alone for so many times what one took, and so long at least. */
+/** Between two pieces QEMU is left alone for so many times what one took, and so long at least; a monitor that is slow is not QEMU at work. */
 const REST_FACTOR = 16;
 const REST_MS = 8;
+const MOST_REST_MS = 100;
 /** A QEMU that is slow is asked for fewer pieces. */
 const MAX_PASS_MS = 5000;
 
@@ -33,7 +34,7 @@ export interface SampleTarget {
 }
 
 /**
- * Reads clusters of pages at random places, in order, and after the last one all of them again into the second target.
+ * Reads clusters of pages at random places, and after the last one all of them again into the second target.
  *
  * QEMU writes them into a file in memory (`pmemsave`), as only it can read a running guest. @returns how many there were
  * @throws GodwitError QMP_MEMORY_MAP; QMP_COMMAND_FAILED when QEMU can't write there; MIGRATION_MEMORY_UNREAD when we can't read it; what
@@ -67,7 +68,8 @@ export async function sampleTwice(
 }
 
 /**
- * Chooses first pages of clusters, each place equally likely, in no order and without one twice; all where there are not more.
+ * Chooses first pages of clusters: one at a random place in each of `count` equal parts of the memory, as neighbours are alike; any first
+ * few of them are spread over all of it, too. All clusters where there are not more.
  *
  * @param below a random whole number from 0 on and below the given one
  */
@@ -78,15 +80,20 @@ export function choosePages(
 ): readonly number[] {
   const clusters = ranges.map(({ pages }) => Math.floor(pages / CLUSTER_PAGES));
   const total = clusters.reduce((sum, some) => sum + some, 0);
-  const chosen = new Set<number>();
-  if (total <= count) for (let i = 0; i < total; i++) chosen.add(i);
-  else while (chosen.size < count) chosen.add(below(total));
-  return Array.from(chosen, (number) => {
-    let left = number;
+  const parts = Math.min(count, total);
+  const startOf = (part: number) => Math.floor((part * total) / parts);
+  const order = Array.from({ length: parts }, (_, part) => part).sort((a, b) => turnOf(a) - turnOf(b));
+  return order.map((part) => {
+    let left = startOf(part) + below(startOf(part + 1) - startOf(part));
     let range = 0;
     while (left >= clusters[range]!) left -= clusters[range++]!;
     return ranges[range]!.firstPage + left * CLUSTER_PAGES;
   });
+}
+
+/** When a part has its turn, from 0 to 1: multiples of the golden ratio are nowhere crowded. */
+function turnOf(part: number): number {
+  return ((part * (Math.sqrt(5) - 1)) / 2) % 1;
 }
 
 class ClusterReader {
@@ -110,7 +117,8 @@ class ClusterReader {
     if (this.#readInto(target) < CLUSTER_BYTES) {
       throw new GodwitError("MIGRATION_MEMORY_UNREAD", `QEMU's file ${this.#path} is too short`);
     }
-    await delay(Math.max(REST_MS, REST_FACTOR * (nowMs - startMs)), undefined, { signal });
+    const restMs = Math.min(MOST_REST_MS, Math.max(REST_MS, REST_FACTOR * (nowMs - startMs)));
+    await delay(restMs, undefined, { signal });
     return nowMs;
   }
 
