@@ -30,8 +30,8 @@ function remove(path: string): void {
 
 /**
  * Makes a folder for all that the programs of a run of tests put into temporary folders, and one in memory, and sets TMPDIR and
- * GODWIT_TEST_MEMORY to them. They are gone when disposed, at the latest when this process ends; if that is killed, the next run
- * removes them.
+ * GODWIT_TEST_MEMORY to them. They are gone when disposed, at the latest when this process ends, and so are the network namespaces of
+ * its workers; if this process is killed, the next run removes them.
  */
 export function temporaryFoldersOfRun(): Disposable {
   prepare();
@@ -42,13 +42,14 @@ export function temporaryFoldersOfRun(): Disposable {
     folders.add(path);
   }
   [process.env.TMPDIR, process.env.GODWIT_TEST_MEMORY] = paths;
+  process.env.GODWIT_TEST_RUN = processStamp();
   return { [Symbol.dispose]: () => paths.forEach(remove) };
 }
 
 /** A name for a network namespace of this process; it is removed by {@link removeNamespace}, at the latest at our end. */
 export function namespaceName(label: string): string {
   prepare();
-  const name = `${PREFIX}${processStamp()}-${namespaces.size}-${label}`;
+  const name = `${PREFIX}${process.env.GODWIT_TEST_RUN ?? processStamp()}-${process.pid}-${namespaces.size}-${label}`;
   namespaces.add(name);
   return name;
 }
@@ -65,8 +66,9 @@ function prepare(): void {
   removeOrphans();
   process.on("exit", () => {
     for (const path of folders) remove(path);
-    for (const name of namespaces) if (listed(NETNS_FOLDER).includes(name)) removeNamespace(name);
-    removeOrphans(); // of workers that were killed
+    const ofWorkers = `${PREFIX}${processStamp()}-`;
+    for (const name of listed(NETNS_FOLDER))
+      if (namespaces.has(name) || name.startsWith(ofWorkers)) removeNamespace(name);
   });
 }
 
