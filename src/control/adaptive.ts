@@ -32,6 +32,8 @@ const WHOLE_SHARE = 0.25;
 const PROJECT_FROM_MS = 3000;
 /** QEMU looks now and then, so it finds somewhat less than its threshold: these shares of it, expected and in nine of ten. */
 const FOUND = { expected: 0.97, low: 0.8, high: 1.05 };
+/** A promise counts on parts that take longer than expected: by so much of the way to the end of their interval. */
+const PROMISE_SHARE = 1 / 3;
 /** A throttle that no round shows by then is not going to be in force. */
 const THROTTLE_MS = 10_000;
 
@@ -264,7 +266,8 @@ export class AdaptivePolicy implements Policy {
     const { maxDowntimeMs } = this.#promises;
     if (maxDowntimeMs === undefined || this.#isDowntimeBroken) return Number.POSITIVE_INFINITY;
     const fixed = this.#downtime.fixedMs(this.#link.goodputBytesPerSecond, this.#link.roundTripMs);
-    const sendMs = Math.max(0, maxDowntimeMs - fixed.expected);
+    const fixedMs = fixed.expected + PROMISE_SHARE * (fixed.high - fixed.expected);
+    const sendMs = Math.max(0, maxDowntimeMs - fixedMs);
     const pages = sendMs * this.#link.meanPagesPerMs;
     // A promise is to be kept over a link that dips too.
     return Math.max(1, pages * Math.min(1, sendMs / Math.max(this.#link.sendMs(pages).high, 1)));

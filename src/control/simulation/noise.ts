@@ -58,16 +58,16 @@ export class NoisySamples implements Policy {
   }
 }
 
-/** The same, with parts of the downtime as they were measured between real QEMUs, small ones being more frequent than large ones. */
+/** The same, with parts of the downtime as in 60 migrations between real QEMUs: on average those, small ones being more frequent than large ones. */
 export function withUsualParts(scenario: Scenario, seed: number): Scenario {
   const random = randomOf(seed);
   const between = (low: number, high: number) => low + (high - low) * random() ** 2;
   return {
     ...scenario,
     deviceMs: between(1, 12),
-    transferMs: between(3, 40),
+    transferMs: between(3, 36),
     loadMs: between(2, 18),
-    handoffMs: between(3, 30),
-    resumeMs: between(14, 60),
+    handoffMs: between(3, 24),
+    resumeMs: between(14, 50),
   };
 }
