@@ -5,6 +5,7 @@ import type { DiskIndexed, IndexEvent } from "../migration/index-disks.ts";
 import { formatByteRate, formatBytes, formatCount, formatDuration, oneLine } from "./format.ts";
 import { errorLine } from "./lines.ts";
 import { openOutputs } from "./output.ts";
+import { jsonLine } from "./reporter.ts";
 
 /** A reader this far behind gets no more progress. */
 const SLOW_READER_BYTES = 4096;
@@ -30,7 +31,7 @@ export function openIndexReporter(isJson: boolean): IndexReporter {
     if (event.event === "warning") say(event.message);
     if (event.event === "error") stderr.write(`${errorLine(event.message, "nothing was read", event.advice)}\n`);
     const mayWait = event.event !== "progress" || stdout.pendingBytes < SLOW_READER_BYTES;
-    if (isJson && mayWait) stdout.write(`${JSON.stringify(event)}\n`);
+    if (isJson && mayWait) stdout.write(jsonLine(event));
     if (isJson) return;
     if (event.event === "progress" && mayWait) live?.(progressLine(event));
     if (event.event === "disk") {

@@ -48,10 +48,15 @@ function jsonScreen(stdout: Output): Screen {
     show: (event) => {
       const isProgress = ["progress", "receiving", "keeping"].includes(event.event);
       if (isProgress && stdout.pendingBytes > SLOW_READER_BYTES) return;
-      stdout.write(`${JSON.stringify(event, roundNumbers)}\n`);
+      stdout.write(jsonLine(event));
     },
     above: writeLine,
   };
+}
+
+/** An event as a line of JSON. */
+export function jsonLine(event: object): string {
+  return `${JSON.stringify(event, roundNumbers)}\n`;
 }
 
 /** To the microsecond, where it is milliseconds. */

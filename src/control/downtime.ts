@@ -1,4 +1,5 @@
 /** The parts of the downtime, each predicted by itself. docs/control-loop.md has the formulas; docs/commands.md what a part is. */
+import { MAX_DOWNTIME_LIMIT_MS } from "./qemu.ts";
 import { PAGE_BYTES } from "./samples.ts";
 
 /** What is expected, and the interval in which nine out of ten are. */
@@ -122,14 +123,20 @@ function later({ expected, low, high }: Estimate, ms: number): Estimate {
 function learn(prior: Estimate, measured: readonly number[]): Estimate {
   const count = measured.length;
   if (count === 0) return prior;
+  // What a single migration saw may have been a link that stalled: beyond the prior's interval it takes two.
+  const sorted = [...measured].sort((a, b) => a - b);
+  const most = Math.min(MAX_DOWNTIME_LIMIT_MS, Math.max(prior.high, sorted.at(-2) ?? 0));
+  const believed = sorted.map((ms) => Math.min(ms, most));
   const weight = count / (count + PRIOR_WEIGHT);
-  const mean = measured.reduce((sum, ms) => sum + ms, 0) / count;
-  const expected = prior.expected + (mean - prior.expected) * weight;
-  const spread = Math.sqrt(measured.reduce((sum, ms) => sum + (ms - mean) ** 2, 0) / Math.max(1, count - 1));
+  const middle = (believed[Math.floor((count - 1) / 2)]! + believed[Math.floor(count / 2)]!) / 2;
+  const expected = prior.expected + (middle - prior.expected) * weight;
+  const spread = Math.sqrt(believed.reduce((sum, ms) => sum + (ms - middle) ** 2, 0) / Math.max(1, count - 1));
   const half = (priorHalf: number) => priorHalf * (1 - weight) + NORMAL_95 * spread * weight;
+  // The next one may still be as those of any VM.
+  const apart = (middle - prior.expected) * (1 - weight);
   return {
     expected,
-    low: Math.max(0, expected - half(prior.expected - prior.low)),
-    high: expected + half(prior.high - prior.expected),
+    low: Math.max(0, expected - half(prior.expected - prior.low) - Math.max(0, apart)),
+    high: expected + half(prior.high - prior.expected) + Math.max(0, -apart),
   };
 }

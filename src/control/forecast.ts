@@ -16,6 +16,10 @@ const MAX_ROUNDS = 32;
 const TELLING_ROUNDS = 4;
 /** Simulated; what is expected is their median. */
 const DRAWS = 9;
+/** Whoever asks has pages to send: no further draw begins after so many events of simulations, of 10 to 25 µs. */
+const EVENTS_A_LOOK = 400;
+/** The rest is simulated anew once the migration has lasted so many times as long: a few dozen times in all. */
+const FORECAST_AGAIN = 1.1;
 /** The pace of a link differs by up to so much from one such stretch of time to the next: by 3 % from round to round in the lab. */
 const PACE_SHARE = 0.08;
 const PACE_MS = 250;
@@ -47,10 +51,10 @@ export interface Seen {
   isSteady: boolean;
 }
 
-/** From the end of the last round on. */
+/** From the end of the last round on; null without an end in sight. */
 interface Draw {
-  restMs: number;
-  residualPages: number;
+  rest: { ms: number; residualPages: number } | null;
+  events: number;
 }
 
 /** Keeps the rounds that forecasts are made from. */
@@ -58,6 +62,10 @@ export class Forecaster {
   readonly #facts: MigrationFacts;
   #bulk: RoundSample | undefined;
   readonly #later: RoundSample[] = [];
+  #rest: Rest | null = null;
+  /** Foreseen last, or about to be, after so long. */
+  #atMs = 0;
+  #foreseeing: Generator<number, Rest | null> | undefined;
 
   constructor(facts: MigrationFacts) {
     this.#facts = facts;
@@ -71,34 +79,58 @@ export class Forecaster {
   }
 
   /**
+   * As it was foreseen last. Now and then that begins anew, and then takes some calls, as each does but a part of it.
+   *
    * @param makePolicy makes one that decides as the one which asks would
-   * @returns null until two rounds are through, or where no end comes in sight
+   * @returns null before the first time, for which two rounds have to be through, and where no end comes in sight
    */
   rest(seen: Seen, makePolicy: () => Policy): Rest | null {
     const [bulk, last] = [this.#bulk, this.#later.at(-1)];
     if (bulk === undefined || last === undefined || !(seen.pagesPerMs > 0)) return null;
+    if (this.#foreseeing === undefined && last.atMs > this.#atMs * FORECAST_AGAIN) {
+      this.#atMs = last.atMs;
+      this.#foreseeing = this.#foresee(bulk, last, seen, makePolicy);
+    }
+    for (let events = 0; this.#foreseeing !== undefined && events < EVENTS_A_LOOK; ) {
+      const step = this.#foreseeing.next();
+      if (step.done) [this.#rest, this.#foreseeing] = [step.value, undefined];
+      else events += step.value;
+    }
+    return this.#rest;
+  }
+
+  /** Yields the events of each draw. */
+  *#foresee(
+    bulk: RoundSample,
+    last: RoundSample,
+    seen: Seen,
+    makePolicy: () => Policy,
+  ): Generator<number, Rest | null> {
     const scenario = this.#scenario(bulk, last, seen);
     const leftMs = last.remainingBytes / PAGE_BYTES / seen.pagesPerMs + seen.fixedMs;
     const { activity, classes } = scenario.workload;
-    const mayPause =
-      this.#later.length < TELLING_ROUNDS && hasPaused(this.#later.at(-2) ?? bulk, last, pagesOf(classes));
+    const before = this.#later.at(-2) ?? bulk;
+    const mayPause = this.#later.length < TELLING_ROUNDS && hasPaused(before, last, pagesOf(classes));
     const seenMs = this.#later.reduce((sum, { durationMs }) => sum + durationMs, bulk.durationMs);
-    const draws = Array.from({ length: DRAWS }, (_, i) => {
-      const random = randomOf(i + 1);
+    const rests: NonNullable<Draw["rest"]>[] = [];
+    for (let seed = 1; seed <= DRAWS; seed++) {
+      const random = randomOf(seed);
       const link = wavering(scenario.link(0).value, random);
       const goesOn = mayPause ? sequence(activity, seenMs, pauses(seenMs, random)) : activity;
       const workload = { ...scenario.workload, activity: goesOn };
-      return drawOf({ ...scenario, workload, link }, new NoisySamples(makePolicy(), i + 1), last.round, leftMs);
-    }).filter((draw) => draw !== undefined);
-    if (draws.length <= DRAWS / 2) return null;
-    const restsMs = draws.map(({ restMs }) => restMs).sort((a, b) => a - b);
+      const draw = drawOf({ ...scenario, workload, link }, new NoisySamples(makePolicy(), seed), last.round, leftMs);
+      if (draw.rest !== null) rests.push(draw.rest);
+      yield draw.events;
+    }
+    if (rests.length <= DRAWS / 2) return null;
+    const restsMs = rests.map(({ ms }) => ms).sort((a, b) => a - b);
     const { low, high } = seen.isSteady ? STEADY : UNSTEADY;
     const totalMs = {
       expected: last.atMs + medianOf(restsMs),
       low: last.atMs + low * restsMs[0]!,
       high: last.atMs + high * restsMs.at(-1)!,
     };
-    return { totalMs, residualPages: medianOf(draws.map(({ residualPages }) => residualPages)) };
+    return { totalMs, residualPages: medianOf(rests.map(({ residualPages }) => residualPages)) };
   }
 
   /** What was seen, and goes on like that. */
@@ -138,16 +170,17 @@ function pagesOf(classes: readonly PageClass[]): number {
   return classes.reduce((sum, { pages }) => sum + pages, 0);
 }
 
-/** @returns undefined without an end in sight */
-function drawOf(scenario: Scenario, policy: Policy, lastRound: number, leftMs: number): Draw | undefined {
+function drawOf(scenario: Scenario, policy: Policy, lastRound: number, leftMs: number): Draw {
   let lastMs: number | undefined;
+  let events = 1;
+  const onTick = () => events++;
   const onRound = ({ round, atMs }: RoundSample) => {
+    events++;
     if (round === lastRound) lastMs = atMs;
   };
-  const run = simulate(scenario, policy, { onRound });
-  if (run.ending !== "switched") return undefined;
-  const restMs = lastMs === undefined ? leftMs : run.totalMs - lastMs;
-  return { restMs, residualPages: run.residualBytes / PAGE_BYTES };
+  const { ending, totalMs, residualBytes } = simulate(scenario, policy, { onTick, onRound });
+  const ms = lastMs === undefined ? leftMs : totalMs - lastMs;
+  return { rest: ending === "switched" ? { ms, residualPages: residualBytes / PAGE_BYTES } : null, events };
 }
 
 function wavering(bytesPerSecond: number, random: () => number): Steps {

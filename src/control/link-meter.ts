@@ -37,8 +37,9 @@ export class LinkMeter {
   #stillMs = 0;
   /** What dips cost, in time. */
   #slowMs = 0;
-  /** Those of #stillMs and #slowMs which were before the round. */
-  #roundLostMs = 0;
+  /** #lostMs when the last round ended, and how much of it was in that. */
+  #lostBeforeMs = 0;
+  #lostInRoundMs = 0;
   #isStill = false;
 
   /** Payload that arrives; 0 until it was measured. */
@@ -62,9 +63,14 @@ export class LinkMeter {
     return this.#history.isDip;
   }
 
-  /** The time that dips have cost so far. */
-  get slowMs(): number {
-    return this.#slowMs;
+  /** The time that dips and standstills have cost so far. */
+  get lostMs(): number {
+    return this.#stillMs + this.#slowMs;
+  }
+
+  /** Likewise in the last round that has ended: what such a round left says nothing of the load. */
+  get lostInRoundMs(): number {
+    return this.#lostInRoundMs;
   }
 
   /**
@@ -164,9 +170,9 @@ export class LinkMeter {
     if (round.goodputBytesPerSecond >= 1) this.#goodputBytesPerSecond = round.goodputBytesPerSecond;
     this.#roundTripMs = round.roundTripMs ?? this.#roundTripMs;
     if (round.restoreBytesPerSecond !== null) this.#restoreBytesPerSecond = round.restoreBytesPerSecond;
-    const lostMs = this.#stillMs + this.#slowMs;
-    const ms = round.durationMs - (lostMs - this.#roundLostMs);
-    this.#roundLostMs = lostMs;
+    this.#lostInRoundMs = this.lostMs - this.#lostBeforeMs;
+    this.#lostBeforeMs = this.lostMs;
+    const ms = round.durationMs - this.#lostInRoundMs;
     // Of the bulk round only what was sent whole says something: what the guest writes is found on no disk.
     const forms: readonly Form[] = round.round === 0 ? ["literal", "raw"] : FORMS.filter((form) => form !== "zero");
     const pages = sumOf(round.pagesByForm, forms);

@@ -23,8 +23,10 @@ const MAX_PONGS = 1024;
  * as much in tokens, and once more as REPAIR.
  */
 const MAX_PENDING_BYTES = 256 * 1024 * 1024;
-/** How long a peer gets to hear the last words, and to close its side. */
+/** How long a silent peer gets to hear the last words, and to close its side. */
 const GOODBYE_MS = 2_000;
+/** And one that speaks, but has not come to them yet: its QEMU may be slow to take what stands before. */
+const LONG_GOODBYE_MS = 10_000;
 
 export interface PeerHandler {
   /** Any message but DATA, REPAIR, PING and PONG. What it throws ends the connection. */
@@ -47,6 +49,7 @@ export class Peer {
   readonly #isReceiver: boolean;
   /** PINGs that are not answered: when they were sent, what had been sent before, and who waits for the answer. */
   readonly #pings: {
+    readonly opaque: bigint;
     readonly atMs: number;
     readonly sentBytes: number;
     readonly answered: (hasCome: boolean) => void;
@@ -56,6 +59,7 @@ export class Peer {
   /** Whether the guest is stopped, so that the peer's silence is noticed sooner. */
   isUrgent = false;
   #isClosed = false;
+  #isEnded = false;
   #pulse: NodeJS.Timeout | undefined;
   #tickAtMs = 0;
   #silentMs = 0;
@@ -127,11 +131,12 @@ export class Peer {
 
   /** Asks the peer for a sign of life. Resolves when it has come, so all that was sent before has too; with false if it never will. */
   async ping(): Promise<boolean> {
-    if (this.#isClosed) return false;
+    if (this.#isClosed || this.#isEnded) return false;
     const { promise, resolve } = Promise.withResolvers<boolean>();
     const atMs = performance.now();
-    this.#pings.push({ atMs, sentBytes: this.backlog.sentBytes, answered: resolve });
-    this.send({ type: "PING", opaque: BigInt(Math.round(atMs * 1000)) });
+    const opaque = BigInt(Math.round(atMs * 1000));
+    this.#pings.push({ opaque, atMs, sentBytes: this.backlog.sentBytes, answered: resolve });
+    this.send({ type: "PING", opaque });
     return promise;
   }
 
@@ -145,6 +150,8 @@ export class Peer {
    * @param done is called when the system has taken them, or never will
    */
   writeAs(type: MessageType, chunks: readonly Uint8Array[], done?: () => void): void {
+    // To write after the end breaks the connection, and what the peer has not read yet with it.
+    if (this.#isEnded) return done?.();
     this.#order.sent(type);
     let bytes = 0;
     for (const chunk of chunks) bytes += chunk.length;
@@ -164,11 +171,19 @@ export class Peer {
     }
   }
 
-  /** Sends what was written and says goodbye; a peer that does not answer that is dropped. */
+  /** Sends what was written and says goodbye, after which nothing more is sent; a peer that does not answer that is dropped. */
   end(): void {
-    clearInterval(this.#pulse);
+    if (this.#isEnded) return;
+    this.#isEnded = true;
     this.#connection.end();
-    setTimeout(() => this.#connection.destroy(), GOODBYE_MS).unref();
+    clearInterval(this.#pulse);
+    this.#silentMs = 0;
+    let waitedMs = 0;
+    this.#pulse = setInterval(() => {
+      waitedMs += PING_MS;
+      this.#silentMs += PING_MS;
+      if (this.#silentMs >= GOODBYE_MS || waitedMs >= LONG_GOODBYE_MS) this.destroy();
+    }, PING_MS).unref();
   }
 
   /** As `end`; resolves when the peer has closed its side too. */
@@ -200,7 +215,7 @@ export class Peer {
   #onMessage(message: Message): void {
     this.#order.received(message.type);
     if (message.type === "PING") this.#answer(message.opaque);
-    else if (message.type === "PONG") this.#onPong();
+    else if (message.type === "PONG") this.#onPong(message.opaque);
     else this.handler.onMessage(message);
   }
 
@@ -212,9 +227,11 @@ export class Peer {
     this.writeAs("PONG", [encodeMessage({ type: "PONG", opaque })], () => this.#waitingPongs--);
   }
 
-  #onPong(): void {
+  #onPong(opaque: bigint): void {
     const ping = this.#pings.shift();
     if (ping === undefined) throw new GodwitError("WIRE_OUT_OF_ORDER", "the peer answers a PING that was not sent");
+    if (ping.opaque !== opaque)
+      throw new GodwitError("WIRE_BAD_MESSAGE", "the peer answers another PING than was sent");
     const nowMs = performance.now();
     this.backlog.roundTrip(nowMs - ping.atMs);
     // The sender's messages are acknowledged by ACKs.

@@ -78,7 +78,9 @@ async function firstClient(
 function wordsAtExit(child: ChildProcess): Promise<string> {
   const { promise, resolve } = Promise.withResolvers<string>();
   let words = "";
-  child.on("error", (error) => resolve(error.message));
+  child.on("error", (error: NodeJS.ErrnoException) => {
+    resolve(error.code === "ENOENT" ? "it is not on the PATH; QEMU's tools have it" : error.message);
+  });
   // Null where no more files can be opened: then it was not started.
   child.stderr?.setEncoding("utf8").on("data", (text: string) => {
     words = (words + text).slice(-WORDS_CHARACTERS);

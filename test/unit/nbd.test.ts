@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, onTestFinished, test, vi } from "vitest";
 import type { GodwitError } from "../../src/errors.ts";
+import { openImage } from "../../src/qemu/image-server.ts";
 import { type BlockExtent, bitmapContext, NbdClient, type NbdOptions } from "../../src/qemu/nbd.ts";
 import {
   chunk,
@@ -395,6 +396,14 @@ test("the server hangs up while haggling; nobody listens; there is no socket", a
   onTestFinished(() => void server.close());
   const error = await errorOf(NbdClient.connect(join(folder, "deaf"), { timeoutMs: 50 }));
   expect(error.code).toBe("QMP_NBD_TIMEOUT");
+});
+
+test("where there is no qemu-nbd, that is said", async () => {
+  const command = ["/nowhere/qemu-nbd"] as const;
+  await expect(openImage("json:{}", "/nowhere/socket", { command })).rejects.toMatchObject({
+    code: "QMP_NBD_PROGRAM",
+    message: "qemu-nbd does not serve the image: it is not on the PATH; QEMU's tools have it",
+  });
 });
 
 test("closing: what is in flight is told, the server gets a farewell, twice is once", async () => {
