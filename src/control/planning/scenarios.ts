@@ -45,6 +45,8 @@ const MOST_OF_ENDS = 700e6;
 const REFERENCE_ZSTD = 370e6;
 const ENDS_LOW = 0.4;
 const ENDS_HIGH = 1.6;
+/** A load that changes by less is steady: no real one is more so, least of all beside others. */
+const STEADY_VARIANCE = 0.1;
 /** Of a load that comes and goes: what half a dozen windows tell of the variance, as the deviation of its logarithm. */
 const VARIANCE_DEVIATION = 0.6;
 const LEAST_ON = 0.05;
@@ -131,7 +133,7 @@ export function scenarioDrawer(findings: Findings, downtime: DowntimeModel, rand
  */
 function phasesOf(variance: number, bulkMs: number, random: () => number): { activity: Steps; onShare: number } {
   const steady = { activity: constant(1), onShare: 1 };
-  if (variance === 0) return steady;
+  if (variance < STEADY_VARIANCE) return steady;
   const drawnVariance = variance * Math.exp(VARIANCE_DEVIATION * normal(random));
   const onShare = Math.min(MOST_ON, Math.max(LEAST_ON, 1 / (1 + drawnVariance)));
   const periodMs = SHORTEST_PERIOD_MS * (LONGEST_PERIOD_MS / SHORTEST_PERIOD_MS) ** random();
