@@ -10,7 +10,7 @@ import {
 import { Forecaster, type Seen } from "./forecast.ts";
 import { LinkMeter } from "./link-meter.ts";
 import { type Decision, type Forecast, limitOf, type Policy, type StartSettings } from "./policy.ts";
-import { dueBy, type Promises } from "./promises.ts";
+import { dueBy, overdueBy, type Promises } from "./promises.ts";
 import * as say from "./reasons.ts";
 import { type MigrationFacts, PAGE_BYTES, type RoundSample, type TickSample } from "./samples.ts";
 import { Settling, STEADY_SHARE } from "./settling.ts";
@@ -125,9 +125,10 @@ export class AdaptivePolicy implements Policy {
   #decide(atMs: number, remainingBytes: number, round: number, wireBytes: number): Decision | undefined {
     if (this.#hasEnded || this.#link.isStill || this.#link.pagesPerMs === 0) return undefined;
     const decision =
-      round === 0
+      this.#breakEnd(atMs, round, wireBytes) ??
+      (round === 0
         ? this.#foresee(atMs, remainingBytes, wireBytes)
-        : (this.#endInTime(atMs, remainingBytes, wireBytes) ?? this.#boundDowntime(atMs));
+        : (this.#endInTime(atMs, remainingBytes, wireBytes) ?? this.#boundDowntime(atMs)));
     if (decision === undefined) return this.#accept(atMs);
     this.#hasEnded = decision.kind === "switch" || decision.kind === "abort";
     return decision;
@@ -138,6 +139,15 @@ export class AdaptivePolicy implements Policy {
     const askedMs = this.#throttledMs ?? atMs;
     const isShown = isWhole && throttlePercent >= this.#throttlePercent && atMs - durationMs > askedMs;
     return !isShown && atMs - askedMs < THROTTLE_MS;
+  }
+
+  /** --deadline or --max-bytes is broken already: in the bulk round, or as nothing was known of the link. */
+  #breakEnd(atMs: number, round: number, wireBytes: number): Decision | undefined {
+    const { onStall } = this.#promises;
+    const overdue = this.#isEndBroken ? undefined : overdueBy(this.#promises, { atMs, wireBytes });
+    if (overdue === undefined || (round > 0 && onStall !== "abort")) return undefined;
+    this.#isEndBroken = true;
+    return { kind: onStall === "abort" ? "abort" : "go-on", reason: say.overdue(overdue, onStall) };
   }
 
   /** In the bulk round: whether its end will be in time. Nothing but giving up can be done about it. */

@@ -71,6 +71,15 @@ const AHEAD_MS = 250;
 /** And so much of what is still to come, as it is only predicted. */
 const AHEAD_SHARE = 0.1;
 
+/** Which promise of an end is broken already, if one is. */
+export function overdueBy(
+  { deadlineMs, maxBytes }: Promises,
+  { atMs, wireBytes }: Pick<Standing, "atMs" | "wireBytes">,
+): "deadline" | "bytes" | undefined {
+  if (deadlineMs !== undefined && atMs > deadlineMs) return "deadline";
+  return maxBytes !== undefined && wireBytes > maxBytes ? "bytes" : undefined;
+}
+
 /** Which promise of an end makes the switch-over due, if one does: later it would be broken. */
 export function dueBy(promises: Promises, standing: Standing): "deadline" | "bytes" | undefined {
   const { atMs, downtimeMs, wireBytes, residualWireBytes, goodputBytesPerSecond } = standing;

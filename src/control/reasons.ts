@@ -47,6 +47,11 @@ export function bulkTooMuch(bytes: number, onStall: OnStall): string {
   return `the first round alone sends about ${megabytes(bytes)}, more than --max-bytes: ${afterBulk(onStall)}`;
 }
 
+export function overdue(what: "deadline" | "bytes", onStall: OnStall): string {
+  const then = onStall === "abort" ? afterBulk(onStall) : "switching as soon as the first round is over";
+  return `${OVERDUE[what]}: ${then}`;
+}
+
 export function fixedAlone(fixedMs: number): string {
   return `without a page to send a switch-over already costs ${seconds(fixedMs)}`;
 }
@@ -72,6 +77,8 @@ const DUE = {
   deadline: "this is the last moment for --deadline",
   bytes: "this is the last moment for --max-bytes",
 } as const;
+
+const OVERDUE = { deadline: "--deadline has passed", bytes: "--max-bytes are sent" } as const;
 
 function afterBulk(onStall: OnStall): string {
   return onStall === "abort" ? "giving up, as --on-stall asks" : "switching as soon as it is over";

@@ -213,6 +213,20 @@ describe("--deadline and --max-bytes", () => {
     }
   });
 
+  test("that are broken before anything can be foreseen: --on-stall says at once what gives", () => {
+    for (const [promise, reason] of [
+      [{ deadlineMs: 1000 }, /^--deadline has passed: /],
+      [{ maxBytes: 1000 * 4096 }, /^--max-bytes are sent: /],
+    ] as const) {
+      const aborted = run(BUSY, { ...promise, onStall: "abort" });
+      expect([aborted.ending, aborted.totalMs < 1300]).toEqual(["aborted", true]);
+      expect(reasonsOf(aborted, "abort")).toEqual([expect.stringMatching(reason)]);
+      const switched = run(BUSY, promise);
+      expect(switched.ending).toBe("switched");
+      expect(reasonsOf(switched, "go-on")).toEqual([expect.stringMatching(reason)]);
+    }
+  });
+
   test("are due when what is to come is all that is left of them", () => {
     const standing = { atMs: 0, wireBytes: 0, downtimeMs: 1000, residualWireBytes: 1000, goodputBytesPerSecond: 4000 };
     expect(dueBy({ deadlineMs: 1351, onStall: "switch" }, standing)).toBeUndefined();

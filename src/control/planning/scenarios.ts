@@ -2,8 +2,8 @@
 
 import type { DowntimeModel, Estimate } from "../downtime.ts";
 import { PAGE_BYTES } from "../samples.ts";
-import { QEMU_BYTES_PER_SECOND } from "../simulation/engine.ts";
 import { RAW_BYTES_PER_PAGE } from "../simulation/guest-memory.ts";
+import { QEMU_BYTES_PER_SECOND } from "../simulation/pace.ts";
 import type { Scenario, Stretch } from "../simulation/scenario.ts";
 import { constant, cycle, type Steps, shifted } from "../simulation/steps.ts";
 import { classesOf, curveOf, type DirtyWindow, fitParts } from "./dirty-curve.ts";

@@ -5,28 +5,22 @@
 import type { MeasuredParts } from "../downtime.ts";
 import type { Decision, LimitSetting, Policy } from "../policy.ts";
 import { ITERATION_MS, WINDOW_MS } from "../qemu.ts";
-import { type ByForm, PAGE_BYTES, type RoundSample, type TickSample } from "../samples.ts";
+import { PAGE_BYTES, type RoundSample, type TickSample } from "../samples.ts";
 import { AutoConverge } from "./auto-converge.ts";
-import { GuestMemory, RAW_BYTES_PER_PAGE } from "./guest-memory.ts";
+import { GuestMemory } from "./guest-memory.ts";
+import { LEAST_MS, runningAgainMs, speedOf } from "./pace.ts";
+import { RoundTally } from "./round-tally.ts";
 import type { Scenario, Stretch } from "./scenario.ts";
 
-/** QEMU writes its stream no faster (design: measured with stock QEMU). */
-export const QEMU_BYTES_PER_SECOND = 1.1e9;
-/** QEMU looks at zero pages no faster. */
-const QEMU_PAGES_PER_SECOND = 2.5e6;
 /** A sync of the bitmap takes 1 ms, and so much more for all the memory: 40 ms for 1 TiB. */
 const SYNC_MS = 1;
 const SYNC_BYTES_PER_MS = 2 ** 40 / 40;
-/** Time goes on, whatever rounding makes of the next event. */
-const LEAST_MS = 1e-6;
 /** QEMU throttles at its second sync a second or more after the one before (migration_trigger_throttle, migration/ram.c). */
 const THROTTLE_MS = 2000;
 /** A residual that is sent within this is as good as none. */
 const NOTHING_MS = 1;
 /** Within a long round a policy is asked at most so often; nothing happens there that it would see. */
 const TICKS_A_ROUND = 64;
-/** A residual that takes more steps of the link than this, as of a trace with absurd numbers, is sent at their mean pace. */
-const MAX_LINK_STEPS = 10_000;
 
 export type Ending = "switched" | "aborted" | "endless";
 
@@ -60,16 +54,6 @@ export interface BestMoment {
   downtimeMs: number;
 }
 
-/** Pages per second that go out. */
-export function speedOf(
-  { wireBytesPerPage, rawBytesPerPage }: Stretch,
-  linkBytesPerSecond: number,
-  maxRawBytesPerSecond = Number.POSITIVE_INFINITY,
-): number {
-  const raw = Math.min(QEMU_BYTES_PER_SECOND, maxRawBytesPerSecond) / rawBytesPerPage;
-  return Math.min(linkBytesPerSecond / wireBytesPerPage, raw, QEMU_PAGES_PER_SECOND);
-}
-
 /** Runs one migration to its end, or to the scenario's horizon. */
 export function simulate(scenario: Scenario, policy: Policy, witness: Witness = {}): SimulatedRun {
   return new Simulation(scenario, policy, witness).run();
@@ -93,12 +77,7 @@ export class Simulation {
   #throttledMs = 0;
   #wireBytes = 0;
   #rawBytes = 0;
-  /** Of the round. */
-  #round = 0;
-  #roundStart = { atMs: 0, pages: 0, wireBytes: 0 };
-  #sentPages = 0;
-  #pagesByForm: ByForm = {};
-  #wireBytesByForm: ByForm = {};
+  #round: RoundTally;
   /** Of QEMU's window. */
   #windowStart = { atMs: 0, rawBytes: 0 };
   #qemuBytesPerSecond = 0;
@@ -121,7 +100,7 @@ export class Simulation {
     this.#maxRawBytesPerSecond = start.maxBytesPerSecond ?? Number.POSITIVE_INFINITY;
     const atMs = scenario.startMs ?? 0;
     this.#nowMs = atMs;
-    this.#roundStart.atMs = atMs;
+    this.#round = new RoundTally(0, atMs);
     this.#windowStart.atMs = atMs;
     this.#dirtyRate.atMs = atMs;
     this.#iterationMs = atMs;
@@ -149,7 +128,7 @@ export class Simulation {
       downtimeMs: downtimeParts && Object.values(downtimeParts).reduce((sum, ms) => sum + ms, 0),
       downtimeParts,
       residualBytes,
-      rounds: this.#round + 1,
+      rounds: this.#round.number + 1,
       throttledMs: this.#throttledMs,
       decisions: this.#decisions,
     };
@@ -161,10 +140,10 @@ export class Simulation {
     while (this.#ending === undefined) {
       if (!this.#advanceToLook()) continue;
       // No policy stops the bulk round on purpose.
-      const isEarly = this.#round === 0 && this.#memory.waitingPages >= 0.5;
+      const isEarly = this.#round.number === 0 && this.#memory.waitingPages >= 0.5;
       if (isEarly || this.#memory.waitingPages * PAGE_BYTES >= this.#thresholdBytes()) continue;
       this.#sync();
-      const downtimeMs = this.#switchedAfterMs() - this.#nowMs;
+      const downtimeMs = this.#runningAgainMs() - this.#nowMs;
       if (downtimeMs < best.downtimeMs) best = { atMs: this.#nowMs, downtimeMs };
       const bytesPerMs = this.#scenario.link(this.#nowMs).value / 1000;
       if (this.#memory.residual().wireBytes < bytesPerMs * NOTHING_MS) break;
@@ -226,10 +205,8 @@ export class Simulation {
     const pages = pagesPerMs * ms;
     this.#memory.run(ms, activity * (1 - this.#throttlePercent / 100));
     this.#memory.send(pages);
-    this.#sentPages += pages;
+    this.#round.add(pages, next);
     this.#wireBytes += pages * next.wireBytesPerPage;
-    this.#pagesByForm[next.form] = (this.#pagesByForm[next.form] ?? 0) + pages;
-    this.#wireBytesByForm[next.form] = (this.#wireBytesByForm[next.form] ?? 0) + pages * next.wireBytesPerPage;
     this.#rawBytes += pages * next.rawBytesPerPage;
     this.#throttledMs += (ms * this.#throttlePercent) / 100;
     this.#nowMs = untilMs;
@@ -267,30 +244,16 @@ export class Simulation {
       if (throttle !== undefined) this.#throttlePercent = throttle;
       this.#dirtyRate = { atMs: this.#nowMs, pages: 0, perSecond: (pages * 1000) / (this.#nowMs - atMs) };
     }
-    const sent = this.#sentPages - this.#roundStart.pages;
-    const wireBytes = this.#wireBytes - this.#roundStart.wireBytes;
-    const round: RoundSample = {
-      atMs: this.#nowMs,
-      round: this.#round,
-      durationMs: this.#nowMs - this.#roundStart.atMs,
-      pages: sent,
-      distinctPages: sent,
-      redirtiedPages: this.#round === 0 ? 0 : sent,
+    const round = this.#round.end(this.#nowMs, {
       leftPages,
       dirtiedPages,
       remainingBytes: this.#memory.waitingPages * PAGE_BYTES,
-      wireBytes,
-      pagesByForm: this.#pagesByForm,
-      wireBytesByForm: this.#wireBytesByForm,
       goodputBytesPerSecond: this.#goodputBytesPerSecond,
       roundTripMs: this.#scenario.roundTripMs,
       restoreBytesPerSecond: null,
       throttlePercent: this.#throttlePercent,
-    };
-    this.#round++;
-    this.#pagesByForm = {};
-    this.#wireBytesByForm = {};
-    this.#roundStart = { atMs: this.#nowMs, pages: this.#sentPages, wireBytes: this.#wireBytes };
+    });
+    this.#round = new RoundTally(round.round + 1, this.#nowMs);
     this.#witness.onRound?.(round);
     return round;
   }
@@ -298,7 +261,7 @@ export class Simulation {
   #tick(lookMs: number): void {
     const tick: TickSample = {
       atMs: this.#nowMs,
-      round: this.#round,
+      round: this.#round.number,
       remainingBytes: this.#memory.waitingPages * PAGE_BYTES,
       dirtyRatePagesPerSecond: this.#dirtyRate.perSecond,
       qemuBytesPerSecond: this.#qemuBytesPerSecond,
@@ -331,7 +294,7 @@ export class Simulation {
     const { transferMs, loadMs, handoffMs, resumeMs, deviceBytes } = this.#scenario;
     // What was written while the bitmap was read is found by a last sync, with the guest stopped.
     this.#memory.sync();
-    const endMs = this.#switchedAfterMs();
+    const endMs = this.#runningAgainMs();
     const downtimeMs = endMs - this.#nowMs;
     this.#wireBytes += this.#memory.residual().wireBytes + deviceBytes;
     this.#nowMs = endMs;
@@ -339,25 +302,7 @@ export class Simulation {
     return { residualMs, transferMs, loadMs, handoffMs, resumeMs };
   }
 
-  /** When the VM would run at the destination if the guest were stopped now. */
-  #switchedAfterMs(): number {
-    const { link, deviceBytes, deviceMs, transferMs, loadMs, handoffMs, resumeMs } = this.#scenario;
-    const { pages, wireBytes } = this.#memory.residual();
-    const bytes = wireBytes + deviceBytes;
-    let left = bytes;
-    const qemuBytesPerMs = pages > 0 ? ((QEMU_BYTES_PER_SECOND / 1000) * left) / (pages * RAW_BYTES_PER_PAGE) : left;
-    const fromMs = this.#nowMs + this.#syncMs;
-    let atMs = fromMs;
-    for (let step = 0; left > 0 && step < MAX_LINK_STEPS; step++) {
-      const { value, untilMs } = link(atMs);
-      const bytesPerMs = Math.min(value / 1000, qemuBytesPerMs);
-      const stretchMs = Math.max(untilMs - atMs, LEAST_MS);
-      const ms = Math.min(left / bytesPerMs, stretchMs);
-      if (left / bytesPerMs <= stretchMs) left = 0;
-      else left -= bytesPerMs * ms;
-      atMs += ms;
-    }
-    if (left > 0) atMs += (left * (atMs - fromMs)) / (bytes - left);
-    return atMs + deviceMs + transferMs + loadMs + handoffMs + resumeMs;
+  #runningAgainMs(): number {
+    return runningAgainMs(this.#scenario, this.#memory.residual(), this.#nowMs, this.#syncMs);
   }
 }

@@ -2,14 +2,16 @@
 
 import { GodwitError } from "../../errors.ts";
 import { DEVICE_BYTES } from "../downtime.ts";
+import { hasPaused, knownShareOf } from "../pauses.ts";
 import { PAGE_BYTES } from "../samples.ts";
+import { MOST_SAME } from "../sending.ts";
 import type { Trace, TraceRound } from "../trace.ts";
-import { QEMU_BYTES_PER_SECOND, speedOf } from "./engine.ts";
 import { RAW_BYTES_PER_PAGE } from "./guest-memory.ts";
+import { QEMU_BYTES_PER_SECOND, speedOf } from "./pace.ts";
 import type { Scenario, Stretch } from "./scenario.ts";
 import { shifted } from "./steps.ts";
-import { isHeldByEnds, LINK_SHARE, linkOf, meanOf, pacedOf, stagesOf } from "./trace-link.ts";
-import { type LoadRound, loadOf } from "./trace-load.ts";
+import { areHeldByEnds, isHeldByEnds, LINK_SHARE, linkOf, meanOf, pacedOf, stagesOf } from "./trace-link.ts";
+import { type Load, type LoadRound, loadOf } from "./trace-load.ts";
 
 /** A zero page in QEMU's stream (migration/ram.c, save_zero_page_to_file). */
 const RAW_BYTES_PER_ZERO_PAGE = 9;
@@ -20,6 +22,8 @@ const LEAST_ROUND_MS = 0.5;
 /** QEMU is slowed down by this at most. */
 const MAX_SLOWER = 1000;
 const SLOWER_STEPS = 40;
+/** Fewer rounds that tell of the pace do not tell how many pages are found unchanged. */
+const STEADY_ROUNDS = 4;
 /** Parts of the downtime where the trace has none. */
 const USUAL = { transferMs: 0, loadMs: 12, handoffMs: 0, resumeMs: 20 };
 const USUAL_ROUND_TRIP_MS = 0.5;
@@ -47,16 +51,14 @@ export function scenarioOfTrace(name: string, trace: Trace): Scenario {
   const startMs = Math.max(0, bulk.atMs - bulk.durationMs);
   const stretches = stretchesOf(bulk, meanOf(stages, bulk.atMs));
   const memoryPages = stretches.reduce((sum, { pages }) => sum + pages, 0);
-  const sent = later.reduce((sum, round) => sum + round.pages, 0);
-  const wireBytes = later.reduce((sum, round) => sum + round.wireBytes, 0);
-  const wireBytesPerPage = sent > 0 ? Math.max(1, wireBytes / sent) : costOfLiterals(bulk);
   const roundTripMs = trace.header.roundTripMs ?? USUAL_ROUND_TRIP_MS;
   const parts = trace.outcome?.downtimeParts ?? {
     ...USUAL,
     transferMs: roundTripMs / 2,
     handoffMs: roundTripMs,
   };
-  const load = loadOf([...rounds, ...lastOf(trace)], memoryPages, wireBytesPerPage);
+  const load = loadOf([...rounds, ...lastOf(trace)], memoryPages, 1);
+  const { wireBytesPerPage, unchangedShare } = costOf(rounds, load);
   return {
     name,
     workload: {
@@ -64,7 +66,8 @@ export function scenarioOfTrace(name: string, trace: Trace): Scenario {
       memoryBytes: memoryPages * PAGE_BYTES,
       stretches,
       rawBytesPerPage: rawBytesOf(later),
-      classes: load.classes,
+      unchangedShare,
+      classes: load.classes.map((one) => ({ ...one, wireBytesPerPage })),
       activity: shifted(load.activity, -startMs),
     },
     startMs,
@@ -124,7 +127,9 @@ function slownessOf(stretches: readonly Stretch[], durationMs: number, linkBytes
 
 /** Of a page that is sent again: as many as make QEMU as slow as the rounds were in which the link was not the bottleneck. */
 function rawBytesOf(later: readonly TraceRound[]): number {
-  const held = pacedOf(later).filter(isHeldByEnds);
+  const paced = pacedOf(later);
+  if (!areHeldByEnds(paced)) return RAW_BYTES_PER_PAGE;
+  const held = paced.filter(isHeldByEnds);
   const pages = held.reduce((sum, round) => sum + round.pages, 0);
   const ms = held.reduce((sum, round) => sum + round.durationMs, 0);
   return pages > 0 ? Math.max(RAW_BYTES_PER_PAGE, (QEMU_BYTES_PER_SECOND * ms) / 1000 / pages) : RAW_BYTES_PER_PAGE;
@@ -156,6 +161,26 @@ function lastOf({ rounds, outcome }: Trace): LoadRound[] {
   const leftPages = Math.max(0, last.remainingBytes / PAGE_BYTES - sentPages);
   const dirtiedPages = Math.max(0, outcome.residualBytes / PAGE_BYTES - leftPages);
   return [{ round: last.round + 1, durationMs, leftPages, dirtiedPages, throttlePercent: last.throttlePercent }];
+}
+
+/** Of a page that is sent again; of a steady load over a link that holds it up, of one that has changed since it was sent. */
+function costOf(
+  [bulk, ...later]: readonly TraceRound[],
+  load: Load,
+): { wireBytesPerPage: number; unchangedShare: number } {
+  const sum = (of: (round: TraceRound) => number) => later.reduce((sum, round) => sum + of(round), 0);
+  const [pages, wireBytes] = [sum((round) => round.pages), sum((round) => round.wireBytes)];
+  if (pages === 0) return { wireBytesPerPage: costOfLiterals(bulk!), unchangedShare: 0 };
+  const samePages = sum(({ pagesByForm }) => pagesByForm.same ?? 0);
+  const paced = pacedOf(later);
+  const workingPages = load.classes.reduce((sum, one) => sum + one.pages, 0);
+  const isLinkBound = !areHeldByEnds(paced) && samePages < MOST_SAME * pages;
+  const isEven = load.isSteady && !paced.some((round, i) => i > 0 && hasPaused(paced[i - 1]!, round, workingPages));
+  if (paced.length < STEADY_ROUNDS || !isEven || !isLinkBound) {
+    return { wireBytesPerPage: Math.max(1, wireBytes / pages), unchangedShare: 0 };
+  }
+  const unchangedShare = knownShareOf(later[0]!, later[1]!, workingPages);
+  return { wireBytesPerPage: Math.max(1, wireBytes / (pages - samePages)), unchangedShare };
 }
 
 function costOfLiterals({ pagesByForm, wireBytesByForm }: TraceRound): number {

@@ -1,7 +1,7 @@
 /** The scenarios that policies are compared on: `godwit replay --synthetic`. */
 import { PAGE_BYTES } from "../samples.ts";
-import { QEMU_BYTES_PER_SECOND } from "./engine.ts";
 import { RAW_BYTES_PER_PAGE } from "./guest-memory.ts";
+import { QEMU_BYTES_PER_SECOND } from "./pace.ts";
 import type { PageClass, Scenario, Stretch, Workload } from "./scenario.ts";
 import { bursts, constant, cycle, ramp, type Steps, sawtooth, sequence, shifted } from "./steps.ts";
 

@@ -57,6 +57,13 @@ export function isHeldByEnds({ wireBytes, durationMs, goodputBytesPerSecond }: T
   return (wireBytes * 1000) / durationMs < LINK_SHARE * goodputBytesPerSecond;
 }
 
+/** Likewise of all of them together: one round more or less is chance. */
+export function areHeldByEnds(rounds: readonly TraceRound[]): boolean {
+  const carried = rounds.reduce((sum, { wireBytes }) => sum + wireBytes, 0);
+  const carriable = rounds.reduce((sum, one) => sum + (one.goodputBytesPerSecond * one.durationMs) / 1000, 0);
+  return carried < LINK_SHARE * carriable;
+}
+
 function bytesIn(stages: readonly Stage[], fromMs: number, toMs: number): number {
   let bytes = 0;
   let startMs = 0;

@@ -21,6 +21,18 @@ const TELLING_MS = ITERATION_MS;
 /** A round that was missed by less was as busy as the others: two sets are not all that a guest writes to. */
 const SAME_SHARE = 0.05;
 
+/** A load is steady if for all but this share of the time it is within so many times its usual activity. */
+const UNEVEN_SHARE = 0.05;
+const EVEN_TIMES = 1.25;
+
+/** The load that rounds show. */
+export interface Load {
+  classes: PageClass[];
+  activity: Steps;
+  /** It did not come and go. */
+  isSteady: boolean;
+}
+
 /** What a round tells of the load. */
 export type LoadRound = Pick<RoundSample, "round" | "durationMs" | "leftPages" | "dirtiedPages" | "throttlePercent">;
 
@@ -30,11 +42,7 @@ export type LoadRound = Pick<RoundSample, "round" | "durationMs" | "leftPages" |
  *
  * @param all the bulk round first
  */
-export function loadOf(
-  all: readonly LoadRound[],
-  memoryPages: number,
-  wireBytesPerPage: number,
-): { classes: PageClass[]; activity: Steps } {
+export function loadOf(all: readonly LoadRound[], memoryPages: number, wireBytesPerPage: number): Load {
   const rounds = all.filter(({ round, durationMs }) => round === 0 || durationMs >= TELLING_MS);
   const most = Math.max(1, ...rounds.map((round) => round.dirtiedPages + waitingOf(round)));
   const least = Math.min(...rounds.map((round) => round.dirtiedPages));
@@ -50,7 +58,13 @@ export function loadOf(
   const [bulk, ...later] = rounds.map((round) => ({ ms: round.durationMs, value: activityIn(round, classes) }));
   const activity =
     later.length === 0 ? constant(bulk!.value) : sequence(constant(bulk!.value), bulk!.ms, cycle(...later));
-  return { classes, activity };
+  const unevenMs = later.reduce((sum, { ms, value }) => (isEven(value) ? sum : sum + ms), 0);
+  const laterMs = later.reduce((sum, { ms }) => sum + ms, 0);
+  return { classes, activity, isSteady: later.length > 1 && unevenMs <= UNEVEN_SHARE * laterMs };
+}
+
+function isEven(activity: number): boolean {
+  return activity > 0 && Math.abs(Math.log(activity)) < Math.log(EVEN_TIMES);
 }
 
 interface Fit {
