@@ -93,3 +93,12 @@ test.each<[string, (round: Round) => Partial<Round>]>([
   bestMoment(scenarioOfTrace("absurd", absurd));
   expect(performance.now() - startMs).toBeLessThan(20_000);
 });
+
+test("a link that stood still when the trace ended says nothing of the devices", () => {
+  const trace = traceOf(recordTrace(CALM, new AdaptivePolicy()));
+  const ticks = trace.ticks.map((tick) => ({ ...tick, wireBytes: 1e9 }));
+  const outcome = { ...trace.outcome!, residualBytes: 40_960 };
+  const { deviceMs, deviceBytes } = scenarioOfTrace("still", { ...trace, ticks, outcome });
+  expect(deviceMs).toBeGreaterThan(0);
+  expect(deviceBytes).toBeGreaterThanOrEqual(0);
+});

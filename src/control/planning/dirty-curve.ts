@@ -67,7 +67,7 @@ export interface DirtyCurve {
   readonly parts: readonly Part[];
   /** The windows, with how far they may be from that curve. */
   readonly windows: readonly DirtyWindow[];
-  /** By how much short windows differ from the curve beyond what their samples do: the variance of a share of it. 0: a steady load. */
+  /** By how much short windows differ from the curve beyond what their samples do: the variance of a share of it. */
   readonly variance: number;
 }
 
@@ -76,21 +76,14 @@ const SHORT_MS = 1000;
 /** Windows that tell more of the load than of their own samples: so many deviations. So many of them are needed. */
 const TELLING = 3;
 const LEAST_TELLING = 3;
-/** A load that changes by less is steady: no real one is more so, least of all beside others. */
-const STEADY_VARIANCE = 0.1;
 /** The curve and what differs from it depend on each other. */
 const REFITS = 4;
 
 /** Fits the mean of a load that may come and go: a window that it was quiet in counts no more than one in which it was not. */
 export function curveOf(windows: readonly DirtyWindow[], memoryPages: number, longestMs: number): DirtyCurve {
   const sum = (of: (window: DirtyWindow) => number) => windows.reduce((sum, window) => sum + of(window), 0);
-  const rate =
-    sum(({ pages }) => pages) /
-    Math.max(
-      1,
-      sum(({ windowMs }) => windowMs),
-    );
-  let mean = (ms: number) => Math.min(memoryPages, rate * ms);
+  const [allPages, allMs] = [sum(({ pages }) => pages), sum(({ windowMs }) => windowMs)];
+  let mean = (ms: number) => Math.min(memoryPages, (allPages * ms) / Math.max(1, allMs));
   let curve: DirtyCurve = { parts: [], windows, variance: 1 };
   for (let refit = 0; refit < REFITS; refit++) {
     const doubted = windows.map((window) => {
@@ -111,8 +104,7 @@ function varianceOf(windows: readonly DirtyWindow[], mean: (ms: number) => numbe
     return [((pages - expected) ** 2 - deviationPages ** 2) / expected ** 2];
   });
   if (variances.length < LEAST_TELLING) return 0;
-  const variance = variances.reduce((sum, one) => sum + one, 0) / variances.length;
-  return variance < STEADY_VARIANCE ? 0 : variance;
+  return Math.max(0, variances.reduce((sum, one) => sum + one, 0) / variances.length);
 }
 
 /** The parts as the simulation writes them, by a load that is on for such a share of the time. */

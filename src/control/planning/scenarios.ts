@@ -45,6 +45,8 @@ const MOST_OF_ENDS = 700e6;
 const REFERENCE_ZSTD = 370e6;
 const ENDS_LOW = 0.4;
 const ENDS_HIGH = 1.6;
+/** A load that changes by less is steady: no real one is more so, least of all beside others. */
+const STEADY_VARIANCE = 0.1;
 /** Of a load that comes and goes: what half a dozen windows tell of the variance, as the deviation of its logarithm. */
 const VARIANCE_DEVIATION = 0.6;
 const LEAST_ON = 0.05;
@@ -52,6 +54,8 @@ const MOST_ON = 0.95;
 /** From one time that it comes to the next: no window tells, all lengths are alike likely. */
 const SHORTEST_PERIOD_MS = 500;
 const LONGEST_PERIOD_MS = 10_000;
+/** Over so many of them a load is as good as steady. */
+const EVEN_PERIODS = 100;
 /** A migration begins with zstd, and another packing must promise as much more (src/compact/codec.ts). */
 const SWITCH_GAIN = 1.1;
 const NORMAL_95 = 1.645;
@@ -77,7 +81,6 @@ export function scenarioDrawer(findings: Findings, downtime: DowntimeModel, rand
     const growth = GROWTH[Math.floor(random() * GROWTH.length)]!;
     const noise = (window: DirtyWindow) => Math.max(0, window.pages + normal(random) * window.deviationPages);
     const perturbed = curve.windows.map((window) => ({ ...window, pages: noise(window) }));
-    const phases = phasesOf(curve.variance, random);
     const clusters = redrawn(sample.clusters, random);
     const seen = withUnseen(sharesOf(clusters), clusters.length, random);
     const shares = withDisks(seen, findings.disks, random);
@@ -91,6 +94,7 @@ export function scenarioDrawer(findings: Findings, downtime: DowntimeModel, rand
     const fixedMs = drawn(downtime.fixedMs(goodput, roundTripMs), random);
     const stretches = stretchesOf(shares, memoryPages, whole);
     const bulkMs = stretches.reduce((sum, stretch) => sum + msOf(stretch, goodput), 0);
+    const phases = phasesOf(curve.variance, bulkMs, random);
     const scenario: Scenario = {
       name: "plan",
       workload: {
@@ -127,11 +131,13 @@ export function scenarioDrawer(findings: Findings, downtime: DowntimeModel, rand
  * A load that comes and goes is on for a share p of the time, and (1 − p) / p is the variance of windows that are short beside its
  * phases.
  */
-function phasesOf(variance: number, random: () => number): { activity: Steps; onShare: number } {
-  if (variance === 0) return { activity: constant(1), onShare: 1 };
+function phasesOf(variance: number, bulkMs: number, random: () => number): { activity: Steps; onShare: number } {
+  const steady = { activity: constant(1), onShare: 1 };
+  if (variance < STEADY_VARIANCE) return steady;
   const drawnVariance = variance * Math.exp(VARIANCE_DEVIATION * normal(random));
   const onShare = Math.min(MOST_ON, Math.max(LEAST_ON, 1 / (1 + drawnVariance)));
   const periodMs = SHORTEST_PERIOD_MS * (LONGEST_PERIOD_MS / SHORTEST_PERIOD_MS) ** random();
+  if (periodMs * EVEN_PERIODS < bulkMs) return steady;
   const phases = cycle({ ms: periodMs * onShare, value: 1 }, { ms: periodMs * (1 - onShare), value: 0 });
   return { activity: shifted(phases, periodMs * random()), onShare };
 }

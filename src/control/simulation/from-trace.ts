@@ -141,7 +141,8 @@ function devicesOf({ outcome }: Trace, wireBytesPerPage: number, linkBytesPerSec
   if (!downtimeParts || residualBytes === undefined || residualBytes === null) {
     return { deviceBytes: DEVICE_BYTES, deviceMs: USUAL_DEVICE_MS };
   }
-  const bytesPerMs = linkBytesPerSecond / 1000;
+  // A link that stood still when the trace ended says nothing of the devices.
+  const bytesPerMs = Math.max(1, linkBytesPerSecond) / 1000;
   const pagesMs = ((residualBytes / PAGE_BYTES) * wireBytesPerPage) / bytesPerMs;
   const beyondMs = Math.max(DEVICE_MS.least, downtimeParts.residualMs - pagesMs);
   const deviceBytes = Math.min(DEVICE_BYTES, (beyondMs - DEVICE_MS.least) * bytesPerMs);
