@@ -7,7 +7,7 @@ import { Peer } from "../src/migration/peer.ts";
 import { WINDOW_BYTES } from "../src/migration/window.ts";
 import { Workbench } from "../src/migration/workers/workbench.ts";
 import { StreamParser } from "../src/stream/parser.ts";
-import { writeDataHeader } from "../src/wire/encoding.ts";
+import { writeDataHeader } from "../src/wire/bulk.ts";
 import { DATA_HEADER_BYTES, type DataHeader } from "../src/wire/messages.ts";
 import { connect } from "../src/wire/transport.ts";
 import { referableDisk } from "./disk.ts";

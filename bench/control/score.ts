@@ -36,6 +36,8 @@ const PACE_ROUNDS = 4;
 /** The bounds: a prediction is right within this share, or for a downtime within so many ms. */
 const RIGHT_SHARE = 0.12;
 const RIGHT_MS = 50;
+/** Of downtimes that are longer 12 % are more than 50 ms. */
+export const RIGHT_FROM_MS = RIGHT_MS / RIGHT_SHARE;
 const UNKNOWN: readonly string[] = ["CONTROL_TRACE_TOO_SHORT", "CONTROL_TRACE_NOT_COMPLETED"];
 
 export function scoreOf({ summary, totalMs, downtimeMs }: Run, trace: Trace | null): Score {
@@ -62,12 +64,16 @@ export function errorShare({ expected, measured }: Prediction): number {
   return Math.abs(expected - measured) / measured;
 }
 
+export function errorMs({ expected, measured }: Prediction): number {
+  return Math.abs(expected - measured);
+}
+
 export function isInside({ low, high, measured }: Prediction): boolean {
   return measured >= low && measured <= high;
 }
 
 export function isDowntimeRight(prediction: Prediction): boolean {
-  return errorShare(prediction) <= RIGHT_SHARE || Math.abs(prediction.expected - prediction.measured) <= RIGHT_MS;
+  return errorShare(prediction) <= RIGHT_SHARE || errorMs(prediction) <= RIGHT_MS;
 }
 
 export function isTotalRight(prediction: Prediction): boolean {

@@ -7,14 +7,14 @@ import {
   type PredictedParts,
   totalOf,
 } from "./downtime.ts";
-import { Forecaster, type Rest } from "./forecast.ts";
+import { Forecaster, type Seen } from "./forecast.ts";
 import { LinkMeter } from "./link-meter.ts";
 import { type Decision, type Forecast, limitOf, type Policy, type StartSettings } from "./policy.ts";
 import { dueBy, type Promises } from "./promises.ts";
-import { ITERATION_MS } from "./qemu.ts";
 import * as say from "./reasons.ts";
 import { type MigrationFacts, PAGE_BYTES, type RoundSample, type TickSample } from "./samples.ts";
-import { Settling, STEADY_SHARE, WORTH } from "./settling.ts";
+import { Settling, STEADY_SHARE } from "./settling.ts";
+import { Shrinking } from "./shrinking.ts";
 import { MAX_PERCENT, throttleFor } from "./throttle.ts";
 import { WorkingSetModel } from "./working-set.ts";
 
@@ -32,12 +32,8 @@ const WHOLE_SHARE = 0.25;
 const PROJECT_FROM_MS = 3000;
 /** QEMU looks now and then, so it finds somewhat less than its threshold: these shares of it, expected and in nine of ten. */
 const FOUND = { expected: 0.97, low: 0.8, high: 1.05 };
-/** The rest is simulated anew once the migration has lasted so many times as long: a few dozen times in all. */
-const FORECAST_AGAIN = 1.1;
 /** A throttle that no round shows by then is not going to be in force. */
 const THROTTLE_MS = 10_000;
-/** Rounds without a new least that show that there will be none. */
-const FRUITLESS_ROUNDS = 3;
 
 /** Ends every migration, at the smallest downtime in reach, and keeps promises where it can. */
 export class AdaptivePolicy implements Policy {
@@ -48,18 +44,14 @@ export class AdaptivePolicy implements Policy {
   readonly #downtime: DowntimeModel;
   readonly #link = new LinkMeter();
   #model = new WorkingSetModel(0);
+  #shrinking = new Shrinking(this.#model, this.#link);
   #forecaster: Forecaster | undefined;
-  #rest: { atMs: number; rest: Rest | null } | undefined;
   /** What the limit accepts that was set last. */
   #acceptedPages = 0;
   #facts: MigrationFacts = { memoryBytes: 0, hasSwitchoverBandwidth: true };
   #settling: Settling | undefined;
   #round: RoundSample | undefined;
   #tick: TickSample | undefined;
-  /** The link's lost time when the last round ended. */
-  #slowMs = 0;
-  /** The least that a round left while rounds were to shrink. */
-  #least: { pages: number; atMs: number; slowMs: number } | undefined;
   #setBytes = 0;
   #setBandwidth = 1;
   #throttlePercent = 0;
@@ -80,6 +72,7 @@ export class AdaptivePolicy implements Policy {
   start(facts: MigrationFacts): StartSettings {
     this.#facts = facts;
     this.#model = new WorkingSetModel(facts.memoryBytes / PAGE_BYTES);
+    this.#shrinking = new Shrinking(this.#model, this.#link);
     this.#forecaster = new Forecaster(facts);
     return { limit: limitOf(1, 1000, facts.hasSwitchoverBandwidth), maxBytesPerSecond: null, autoConverge: false };
   }
@@ -98,10 +91,9 @@ export class AdaptivePolicy implements Policy {
     if (this.#throttledMs !== undefined)
       return this.#decide(round.atMs, round.remainingBytes, round.round + 1, this.#tick?.wireBytes ?? 0);
     if (this.#settling !== undefined) this.#settling.onRound(round, pages, isWhole);
-    else if (before !== undefined && this.#hasStoppedShrinking(before, round)) {
+    else if (before !== undefined && this.#shrinking.hasStopped(before, round, this.#speed)) {
       this.#settling = new Settling(this.#model, this.#link, round, pages);
     }
-    this.#slowMs = this.#link.slowMs;
     return this.#decide(round.atMs, round.remainingBytes, round.round + 1, this.#tick?.wireBytes ?? 0);
   }
 
@@ -111,27 +103,23 @@ export class AdaptivePolicy implements Policy {
     return this.#decide(tick.atMs, tick.remainingBytes, tick.round, tick.wireBytes);
   }
 
-  /** Simulates the rest of the migration, but for when it has done so a short while ago. */
+  /** To be asked often: each time a part of the rest is simulated, now and then. */
   get forecast(): Forecast | undefined {
-    const round = this.#round;
-    if (round === undefined || this.#link.pagesPerMs === 0 || this.#model.rounds < 2) return undefined;
-    if (this.#rest === undefined || round.atMs > this.#rest.atMs * FORECAST_AGAIN) {
-      this.#rest = { atMs: round.atMs, rest: this.#foreseeRest() };
-    }
-    const { rest } = this.#rest;
+    if (this.#round === undefined || this.#link.pagesPerMs === 0 || this.#model.rounds < 2) return undefined;
+    const makePolicy = () => new AdaptivePolicy(this.#promises, this.#earlier);
+    const rest = this.#forecaster?.rest(this.#seen, makePolicy) ?? null;
     const pages =
       this.#settling === undefined && rest !== null ? rest.residualPages / FOUND.expected : this.#acceptedPages;
     const downtimeParts = this.#predictParts(pages);
     return { downtimeMs: totalOf(downtimeParts), downtimeParts, totalMs: rest?.totalMs ?? null };
   }
 
-  #foreseeRest(): Rest | null {
+  get #seen(): Seen {
     const { settledPagesPerMs: pagesPerMs, wireBytesPerPage, goodputBytesPerSecond, roundTripMs } = this.#link;
     const fixedMs = this.#downtime.fixedMs(goodputBytesPerSecond, roundTripMs).expected;
     const { unsteadiness } = this.#model;
-    const isSteady = unsteadiness !== null && unsteadiness <= STEADY_SHARE && this.#link.slowMs === 0;
-    const seen = { pagesPerMs, wireBytesPerPage, roundTripMs, fixedMs, isSteady };
-    return this.#forecaster?.rest(seen, new AdaptivePolicy(this.#promises, this.#earlier)) ?? null;
+    const isSteady = unsteadiness !== null && unsteadiness <= STEADY_SHARE && this.#link.lostMs === 0;
+    return { pagesPerMs, wireBytesPerPage, roundTripMs, fixedMs, isSteady };
   }
 
   #decide(atMs: number, remainingBytes: number, round: number, wireBytes: number): Decision | undefined {
@@ -150,32 +138,6 @@ export class AdaptivePolicy implements Policy {
     const askedMs = this.#throttledMs ?? atMs;
     const isShown = isWhole && throttlePercent >= this.#throttlePercent && atMs - durationMs > askedMs;
     return !isShown && atMs - askedMs < THROTTLE_MS;
-  }
-
-  /** More rounds cost what they take, and save by how much shorter the next one is. */
-  #hasStoppedShrinking(before: RoundSample, { atMs, remainingBytes, durationMs }: RoundSample): boolean {
-    const { pagesPerMs } = this.#link;
-    if (this.#model.rounds < 2) return false;
-    const pages = remainingBytes / PAGE_BYTES;
-    const roundMs = Math.max(pages / pagesPerMs, ITERATION_MS);
-    const { low } = this.#model.interval(roundMs * this.#speed);
-    const isPredicted = (pages - low) / pagesPerMs < WORTH * roundMs;
-    // The model may be wrong for ever; a round that was long enough and left no less is not, but for a link that was slow meanwhile.
-    const isLess = remainingBytes < before.remainingBytes * (1 - WORTH);
-    const isSeen = !isLess && durationMs >= ITERATION_MS && this.#link.slowMs === this.#slowMs;
-    return isPredicted || isSeen || this.#isFruitless(atMs, pages);
-  }
-
-  /** The link is slow in every round, and the best of them is long ago. */
-  #isFruitless(atMs: number, pages: number): boolean {
-    const { slowMs, pagesPerMs } = this.#link;
-    const least = this.#least;
-    if (least === undefined || pages < least.pages * (1 - WORTH)) {
-      this.#least = { pages, atMs, slowMs };
-      return false;
-    }
-    const sinceMs = atMs - least.atMs - (slowMs - least.slowMs);
-    return sinceMs > (FRUITLESS_ROUNDS * pages) / pagesPerMs;
   }
 
   /** In the bulk round: whether its end will be in time. Nothing but giving up can be done about it. */
@@ -234,7 +196,7 @@ export class AdaptivePolicy implements Policy {
     this.#throttlePercent = percent;
     this.#throttledMs = atMs;
     this.#settling = undefined; // Rounds shrink again.
-    this.#least = undefined;
+    this.#shrinking = new Shrinking(this.#model, this.#link);
     return { kind: "throttle", percent, reason: say.throttling(predicted, percent) };
   }
 
@@ -308,10 +270,10 @@ export class AdaptivePolicy implements Policy {
   }
 
   #predictParts(pages: number): PredictedParts {
-    const { goodputBytesPerSecond, roundTripMs } = this.#link;
+    const { goodputBytesPerSecond, roundTripMs, isLinkBound } = this.#link;
     const { low, high } = this.#link.sendMs(pages);
     const { expected } = this.#link.sendMs(FOUND.expected * pages);
     const sendMs = { expected, low: FOUND.low * low, high: FOUND.high * high };
-    return this.#downtime.predict({ sendMs, goodputBytesPerSecond, roundTripMs });
+    return this.#downtime.predict({ sendMs, goodputBytesPerSecond, roundTripMs, isLinkBound });
   }
 }

@@ -1,14 +1,30 @@
 /** How a migration will go on: simulated with the load and the link that were seen so far, under the policy that decides. */
 import type { Estimate } from "./downtime.ts";
+import { hasPaused, knownShareOf, pauses } from "./pauses.ts";
 import type { Policy } from "./policy.ts";
 import { type MigrationFacts, PAGE_BYTES, type RoundSample } from "./samples.ts";
+import { sendingOf } from "./sending.ts";
 import { simulate } from "./simulation/engine.ts";
-import { constant } from "./simulation/steps.ts";
+import { NoisySamples } from "./simulation/noise.ts";
+import type { PageClass, Scenario } from "./simulation/scenario.ts";
+import { constant, cycle, randomOf, type Steps, sequence } from "./simulation/steps.ts";
 import { loadOf } from "./simulation/trace-load.ts";
 
 /** Of the rounds after the bulk round so many tell of the load. */
 const MAX_ROUNDS = 32;
-/** What nine of ten simulated migrations of steady loads took, in shares of the rest that was expected … */
+/** So many show by themselves whether the load pauses. */
+const TELLING_ROUNDS = 4;
+/** Simulated; what is expected is their median. */
+const DRAWS = 9;
+/** Whoever asks has pages to send: no further draw begins after so many events of simulations, of 10 to 25 µs. */
+const EVENTS_A_LOOK = 400;
+/** The rest is simulated anew once the migration has lasted so many times as long: a few dozen times in all. */
+const FORECAST_AGAIN = 1.1;
+/** The pace of a link differs by up to so much from one such stretch of time to the next: by 3 % from round to round in the lab. */
+const PACE_SHARE = 0.08;
+const PACE_MS = 250;
+const PACES = 61;
+/** What nine of ten migrations of steady loads took, in shares of the shortest and the longest draw … */
 const STEADY = { low: 0.8, high: 1.2 };
 /** … and about what others did: before it has shown its phases nobody knows them. */
 const UNSTEADY = { low: 0.25, high: 4 };
@@ -35,11 +51,21 @@ export interface Seen {
   isSteady: boolean;
 }
 
+/** From the end of the last round on; null without an end in sight. */
+interface Draw {
+  rest: { ms: number; residualPages: number } | null;
+  events: number;
+}
+
 /** Keeps the rounds that forecasts are made from. */
 export class Forecaster {
   readonly #facts: MigrationFacts;
   #bulk: RoundSample | undefined;
   readonly #later: RoundSample[] = [];
+  #rest: Rest | null = null;
+  /** Foreseen last, or about to be, after so long. */
+  #atMs = 0;
+  #foreseeing: Generator<number, Rest | null> | undefined;
 
   constructor(facts: MigrationFacts) {
     this.#facts = facts;
@@ -53,63 +79,115 @@ export class Forecaster {
   }
 
   /**
-   * @param policy a new one, that decides as the one which asks would
-   * @returns null until two rounds are through, or where no end comes in sight
+   * As it was foreseen last. Now and then that begins anew, and then takes some calls, as each does but a part of it.
+   *
+   * @param makePolicy makes one that decides as the one which asks would
+   * @returns null before the first time, for which two rounds have to be through, and where no end comes in sight
    */
-  rest(seen: Seen, policy: Policy): Rest | null {
+  rest(seen: Seen, makePolicy: () => Policy): Rest | null {
     const [bulk, last] = [this.#bulk, this.#later.at(-1)];
     if (bulk === undefined || last === undefined || !(seen.pagesPerMs > 0)) return null;
-    const { memoryBytes, hasSwitchoverBandwidth } = this.#facts;
-    const memoryPages = memoryBytes / PAGE_BYTES;
-    const { wireBytesPerPage } = seen;
-    const bytesPerMs = seen.pagesPerMs * wireBytesPerPage;
-    const load = loadOf([bulk, ...this.#later], memoryPages, wireBytesPerPage);
-    let sameAtMs: number | undefined;
-    const run = simulate(
-      {
-        name: "rest",
-        workload: {
-          name: "rest",
-          memoryBytes,
-          // As long as it was.
-          stretches: [
-            {
-              form: "literal",
-              pages: memoryPages,
-              wireBytesPerPage: (bytesPerMs * bulk.durationMs) / memoryPages,
-              rawBytesPerPage: 1,
-            },
-          ],
-          ...load,
-        },
-        link: constant(bytesPerMs * 1000),
-        roundTripMs: seen.roundTripMs,
-        deviceBytes: 0,
-        deviceMs: seen.fixedMs,
-        transferMs: 0,
-        loadMs: 0,
-        handoffMs: 0,
-        resumeMs: 0,
-        hasSwitchoverBandwidth,
-        horizonMs: HORIZON_MS + HORIZON_TIMES * last.atMs,
-        hindsightMs: 0,
-      },
-      policy,
-      {
-        onRound: ({ round, atMs }) => {
-          if (round === last.round) sameAtMs = atMs;
-        },
-      },
-    );
-    if (run.ending !== "switched") return null;
+    if (this.#foreseeing === undefined && last.atMs > this.#atMs * FORECAST_AGAIN) {
+      this.#atMs = last.atMs;
+      this.#foreseeing = this.#foresee(bulk, last, seen, makePolicy);
+    }
+    for (let events = 0; this.#foreseeing !== undefined && events < EVENTS_A_LOOK; ) {
+      const step = this.#foreseeing.next();
+      if (step.done) [this.#rest, this.#foreseeing] = [step.value, undefined];
+      else events += step.value;
+    }
+    return this.#rest;
+  }
+
+  /** Yields the events of each draw. */
+  *#foresee(
+    bulk: RoundSample,
+    last: RoundSample,
+    seen: Seen,
+    makePolicy: () => Policy,
+  ): Generator<number, Rest | null> {
+    const scenario = this.#scenario(bulk, last, seen);
     const leftMs = last.remainingBytes / PAGE_BYTES / seen.pagesPerMs + seen.fixedMs;
-    const restMs = sameAtMs === undefined ? leftMs : run.totalMs - sameAtMs;
+    const { activity, classes } = scenario.workload;
+    const before = this.#later.at(-2) ?? bulk;
+    const mayPause = this.#later.length < TELLING_ROUNDS && hasPaused(before, last, pagesOf(classes));
+    const seenMs = this.#later.reduce((sum, { durationMs }) => sum + durationMs, bulk.durationMs);
+    const rests: NonNullable<Draw["rest"]>[] = [];
+    for (let seed = 1; seed <= DRAWS; seed++) {
+      const random = randomOf(seed);
+      const link = wavering(scenario.link(0).value, random);
+      const goesOn = mayPause ? sequence(activity, seenMs, pauses(seenMs, random)) : activity;
+      const workload = { ...scenario.workload, activity: goesOn };
+      const draw = drawOf({ ...scenario, workload, link }, new NoisySamples(makePolicy(), seed), last.round, leftMs);
+      if (draw.rest !== null) rests.push(draw.rest);
+      yield draw.events;
+    }
+    if (rests.length <= DRAWS / 2) return null;
+    const restsMs = rests.map(({ ms }) => ms).sort((a, b) => a - b);
     const { low, high } = seen.isSteady ? STEADY : UNSTEADY;
     const totalMs = {
-      expected: last.atMs + restMs,
-      low: last.atMs + low * restMs,
-      high: last.atMs + high * restMs,
+      expected: last.atMs + medianOf(restsMs),
+      low: last.atMs + low * restsMs[0]!,
+      high: last.atMs + high * restsMs.at(-1)!,
     };
-    return { totalMs, residualPages: run.residualBytes / PAGE_BYTES };
+    return { totalMs, residualPages: medianOf(rests.map(({ residualPages }) => residualPages)) };
   }
+
+  /** What was seen, and goes on like that. */
+  #scenario(bulk: RoundSample, last: RoundSample, seen: Seen): Scenario {
+    const { memoryBytes, hasSwitchoverBandwidth } = this.#facts;
+    const memoryPages = memoryBytes / PAGE_BYTES;
+    const { bytesPerMs, wireBytesPerPage, isLinkBound } = sendingOf(this.#later, seen);
+    const load = loadOf([bulk, ...this.#later], memoryPages, wireBytesPerPage);
+    const knownShare = knownShareOf(this.#later.at(-2) ?? bulk, last, pagesOf(load.classes));
+    // As long as it was.
+    const perPage = (bytesPerMs * bulk.durationMs) / memoryPages;
+    return {
+      name: "rest",
+      workload: {
+        name: "rest",
+        memoryBytes,
+        stretches: [{ form: "literal", pages: memoryPages, wireBytesPerPage: perPage, rawBytesPerPage: 1 }],
+        ...load,
+        unchangedShare: isLinkBound ? knownShare : 0,
+      },
+      link: constant(bytesPerMs * 1000),
+      roundTripMs: seen.roundTripMs,
+      deviceBytes: 0,
+      deviceMs: seen.fixedMs,
+      transferMs: 0,
+      loadMs: 0,
+      handoffMs: 0,
+      resumeMs: 0,
+      hasSwitchoverBandwidth,
+      horizonMs: HORIZON_MS + HORIZON_TIMES * last.atMs,
+      hindsightMs: 0,
+    };
+  }
+}
+
+function pagesOf(classes: readonly PageClass[]): number {
+  return classes.reduce((sum, { pages }) => sum + pages, 0);
+}
+
+function drawOf(scenario: Scenario, policy: Policy, lastRound: number, leftMs: number): Draw {
+  let lastMs: number | undefined;
+  let events = 1;
+  const onTick = () => events++;
+  const onRound = ({ round, atMs }: RoundSample) => {
+    events++;
+    if (round === lastRound) lastMs = atMs;
+  };
+  const { ending, totalMs, residualBytes } = simulate(scenario, policy, { onTick, onRound });
+  const ms = lastMs === undefined ? leftMs : totalMs - lastMs;
+  return { rest: ending === "switched" ? { ms, residualPages: residualBytes / PAGE_BYTES } : null, events };
+}
+
+function wavering(bytesPerSecond: number, random: () => number): Steps {
+  const value = () => bytesPerSecond * (1 + PACE_SHARE * (2 * random() - 1));
+  return cycle(...Array.from({ length: PACES }, () => ({ ms: PACE_MS, value: value() })));
+}
+
+function medianOf(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
 }

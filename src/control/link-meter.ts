@@ -1,6 +1,7 @@
 import type { Estimate } from "./downtime.ts";
 import { LinkHistory } from "./link-history.ts";
 import { type ByForm, FORMS, type Form, PAGE_BYTES, type RoundSample, type TickSample } from "./samples.ts";
+import { BOUND_SHARE, MOST_SAME } from "./sending.ts";
 
 /** A link stands still when less than this share of its goodput arrives … */
 const STILL_SHARE = 0.05;
@@ -26,7 +27,7 @@ export class LinkMeter {
   #roundTripMs = 0;
   #restoreBytesPerSecond = Number.POSITIVE_INFINITY;
   /** Of the pages sent, the last ones counting most. */
-  #cost = { pages: 0, wireBytes: 0 };
+  #cost = { pages: 0, samePages: 0, wireBytes: 0 };
   #hasDirtyCost = false;
   /** Of the last rounds. */
   readonly #paces: { pages: number; ms: number }[] = [];
@@ -36,8 +37,9 @@ export class LinkMeter {
   #stillMs = 0;
   /** What dips cost, in time. */
   #slowMs = 0;
-  /** Those of #stillMs and #slowMs which were before the round. */
-  #roundLostMs = 0;
+  /** #lostMs when the last round ended, and how much of it was in that. */
+  #lostBeforeMs = 0;
+  #lostInRoundMs = 0;
   #isStill = false;
 
   /** Payload that arrives; 0 until it was measured. */
@@ -61,9 +63,14 @@ export class LinkMeter {
     return this.#history.isDip;
   }
 
-  /** The time that dips have cost so far. */
-  get slowMs(): number {
-    return this.#slowMs;
+  /** The time that dips and standstills have cost so far. */
+  get lostMs(): number {
+    return this.#stillMs + this.#slowMs;
+  }
+
+  /** Likewise in the last round that has ended: what such a round left says nothing of the load. */
+  get lostInRoundMs(): number {
+    return this.#lostInRoundMs;
   }
 
   /**
@@ -77,7 +84,8 @@ export class LinkMeter {
     // The pace is that of the rounds, which knows more than the link; what the link's changes add is measured.
     const steadyMs = levelBytesPerSecond > 0 ? (bytes * 1000) / levelBytesPerSecond : expected;
     const [best, mean] = [this.pagesPerMs, this.meanPagesPerMs];
-    const at = (pagesPerMs: number, ms: number) => Math.max(0, pages / pagesPerMs + ms - steadyMs);
+    const sent = pages * this.#changedTimes;
+    const at = (pagesPerMs: number, ms: number) => Math.max(0, sent / pagesPerMs + ms - steadyMs);
     return { expected: at(Math.sqrt(best * mean), expected), low: at(best, low), high: at(mean, high) };
   }
 
@@ -105,6 +113,18 @@ export class LinkMeter {
     if (this.#paces.length >= PACES) return mean;
     const byLink = (this.#history.levelBytesPerSecond || this.#goodputBytesPerSecond) / this.wireBytesPerPage / 1000;
     return Math.sqrt(mean * Math.max(mean, Math.min(byLink, FASTER * mean)));
+  }
+
+  /** The link is what holds the rounds up, as far as there were any that tell. */
+  get isLinkBound(): boolean {
+    if (this.#paces.length === 0) return false;
+    return this.meanPagesPerMs * this.wireBytesPerPage * 1000 >= BOUND_SHARE * this.#goodputBytesPerSecond;
+  }
+
+  /** Pages found unchanged cost a link nothing; of what the last sync finds next to none is, as rounds are short then. */
+  get #changedTimes(): number {
+    const { pages, samePages } = this.#cost;
+    return this.isLinkBound && samePages < MOST_SAME * pages ? pages / (pages - samePages) : 1;
   }
 
   /** Nothing arrives, though there is something to send. Says nothing of the workload. */
@@ -150,9 +170,9 @@ export class LinkMeter {
     if (round.goodputBytesPerSecond >= 1) this.#goodputBytesPerSecond = round.goodputBytesPerSecond;
     this.#roundTripMs = round.roundTripMs ?? this.#roundTripMs;
     if (round.restoreBytesPerSecond !== null) this.#restoreBytesPerSecond = round.restoreBytesPerSecond;
-    const lostMs = this.#stillMs + this.#slowMs;
-    const ms = round.durationMs - (lostMs - this.#roundLostMs);
-    this.#roundLostMs = lostMs;
+    this.#lostInRoundMs = this.lostMs - this.#lostBeforeMs;
+    this.#lostBeforeMs = this.lostMs;
+    const ms = round.durationMs - this.#lostInRoundMs;
     // Of the bulk round only what was sent whole says something: what the guest writes is found on no disk.
     const forms: readonly Form[] = round.round === 0 ? ["literal", "raw"] : FORMS.filter((form) => form !== "zero");
     const pages = sumOf(round.pagesByForm, forms);
@@ -164,7 +184,12 @@ export class LinkMeter {
     const wireBytes = sumOf(round.wireBytesByForm, forms);
     // The cost of the bulk round is that of other pages: it counts until there are dirty ones.
     const rest = this.#hasDirtyCost ? Math.max(COST_REST, Math.exp(-pages / COST_PAGES)) : 0;
-    this.#cost = { pages: this.#cost.pages * rest + pages, wireBytes: this.#cost.wireBytes * rest + wireBytes };
+    const samePages = round.round > 0 ? (round.pagesByForm.same ?? 0) : 0;
+    this.#cost = {
+      pages: this.#cost.pages * rest + pages,
+      samePages: this.#cost.samePages * rest + samePages,
+      wireBytes: this.#cost.wireBytes * rest + wireBytes,
+    };
     this.#hasDirtyCost = round.round > 0;
   }
 

@@ -1,5 +1,6 @@
 /** What to accept once rounds have stopped shrinking: look for a quieter moment, look more often, then take the best. */
 import type { LinkMeter } from "./link-meter.ts";
+import { NARROW_ROUNDS, Narrowing } from "./narrowing.ts";
 import { ITERATION_MS } from "./qemu.ts";
 import { type Level, ResidualHistory } from "./residuals.ts";
 import type { RoundSample } from "./samples.ts";
@@ -24,18 +25,11 @@ const LOOK_MOST_MS = 150_000;
 const LOOK_ALWAYS = 2;
 /** Meanwhile only this share of it is accepted: a load that goes quiet gets there within a round or two. */
 const LOOK_ACCEPTS = 0.004;
-/**
- * Then the limit rises from this share of the least that was left to all of it, for so many rounds. QEMU looks as soon as what
- * it knows of is below the limit, so a higher limit makes it look more often, and that leaves less: down to a half.
- */
-const NARROW_FROM = 0.55;
-const NARROW_ROUNDS = 5;
-/** Past that it goes on at this share of its pace: 2 % a round. */
-const PAST_SHARE = 0.25;
 /** No look for a quieter moment promises less than this share of what looking often is expected to leave. */
 const HOPELESS_SHARE = 1 / 3;
-/** Rounds that the model predicts to be longer than this many times those that were seen are not believed. */
+/** Rounds that the model predicts to be this many times longer or shorter than those that were seen are not believed. */
 const LONGER_ROUND = 1.5;
+const SHORTER_ROUND = 2;
 /** What looking more often leaves is predicted about so well. */
 const ROLLING_MARGIN = 1.2;
 /** Looking more often is no use where it leaves more than whole rounds did: reading a large bitmap holds up the sending. */
@@ -83,12 +77,11 @@ export class Settling {
   #lookMs = 0;
   /** When that was over, as waited; undefined before. */
   #lookedMs: number | undefined;
+  #narrowing = new Narrowing(WORTH);
   #wasUnsteady = false;
   #isQuiet = false;
   #isSteady = false;
   #isNarrowingUseless = false;
-  /** The link's lost time when the last round ended. */
-  #slowMs: number;
   /** The least that a whole round left. */
   #leastWholePages: number;
   #growingRounds = 0;
@@ -102,7 +95,6 @@ export class Settling {
     this.#sinceMs = round.atMs;
     this.#stillMs = link.stillMs;
     this.#pagesPerMs = link.pagesPerMs;
-    this.#slowMs = link.slowMs;
     this.#leastWholePages = pages;
     this.#residuals.add(round.atMs, pages);
     this.#plan(1 - round.throttlePercent / 100);
@@ -127,17 +119,16 @@ export class Settling {
     const isHopeless = this.#residuals.count > 1 && this.#rollingPages * HOPELESS_SHARE > pages;
     const lookedMs = isImpatient || isHopeless ? 0 : this.#lookMs;
     if (this.#residuals.least <= pages || waitedMs < lookedMs) return false;
-    const narrowedMs = waitedMs - (this.#lookedMs ?? lookedMs);
+    const narrowedMs = this.#narrowing.risenMs(waitedMs - (this.#lookedMs ?? lookedMs));
     return this.#rollingPages > pages * ROLLING_MARGIN || narrowedMs >= NARROW_ROUNDS * this.#roundMs;
   }
 
   /** A further round has ended, with `pages` left; `isWhole`: the model knows it. */
   onRound(round: RoundSample, pages: number, isWhole: boolean): void {
     if (isWhole) this.#leastWholePages = Math.min(this.#leastWholePages, pages);
-    else if (this.#link.slowMs === this.#slowMs) {
+    else if (this.#link.lostInRoundMs === 0) {
       this.#isNarrowingUseless ||= this.#isSteady && pages > USELESS_SHARE * this.#leastWholePages;
     }
-    this.#slowMs = this.#link.slowMs;
     const growth = pages / this.#residuals.last;
     if (isWhole) this.#growingRounds = growth > 1 + WORTH && growth < GROWING_SHARE ? this.#growingRounds + 1 : 0;
     this.#hasFallen ||= growth < 1 / GROWING_SHARE;
@@ -161,17 +152,17 @@ export class Settling {
     const lowest = { pages: low, waitMs: 0 };
     if (waitedMs < this.#lookMs && !(this.#isGrowing && !this.#hasFallen)) {
       this.#lookedMs = undefined;
+      this.#narrowing = new Narrowing(WORTH);
       return { pages: low, why: "looking", untilMs: atMs + this.#lookMs - waitedMs, level: lowest };
     }
     this.#lookedMs ??= waitedMs;
     if (this.#link.isDip) return { pages: low, why: "dip", untilMs: atMs, level: lowest };
-    const sinceMs = waitedMs - this.#lookedMs;
     const level = this.#residuals.bestLevel(pagesPerMs, WORTH) ?? { pages: last, waitMs: 0 };
+    const least = this.#residuals.least;
+    const ms = waitedMs - this.#lookedMs;
+    const narrowed = this.#narrowing.share(ms, this.#roundMs, least, pagesPerMs, !this.#wasUnsteady);
+    const sinceMs = this.#narrowing.risenMs(ms);
     const narrowMs = NARROW_ROUNDS * this.#roundMs;
-    const rise = ((1 - NARROW_FROM) * sinceMs) / narrowMs;
-    // Past the level it rises on slowly, where there is no valley to wait for: samples are not exact, and a little more costs little.
-    const past = this.#wasUnsteady ? 0 : Math.max(0, NARROW_FROM + rise - 1) * PAST_SHARE;
-    const narrowed = Math.min(1, NARROW_FROM + rise) + past;
     // Past the time in which it should have come, more and more is accepted, so that every migration ends.
     const lateMs = Math.max(0, sinceMs - narrowMs - Math.min(level.waitMs, this.#lookMs));
     if (this.#isQuiet && lateMs === 0) {
@@ -196,7 +187,8 @@ export class Settling {
     const startMs = Math.max(1, this.#residuals.last / pagesPerMs);
     // A load that changes has no fixed point: then the rounds are as long as they were.
     const fixedMs = this.#model.fixedPointMs(pagesPerMs, speed, startMs);
-    this.#roundMs = Math.max(ITERATION_MS, Math.min(fixedMs, LONGER_ROUND * residualMs));
+    const shortestMs = Math.max(ITERATION_MS, residualMs / SHORTER_ROUND);
+    this.#roundMs = Math.max(shortestMs, Math.min(fixedMs, LONGER_ROUND * residualMs));
     this.#rollingPages = this.#model.rollingPages(this.#roundMs * speed);
     const { unsteadiness } = this.#model;
     this.#wasUnsteady ||= unsteadiness !== null && unsteadiness > UNSTEADY_SHARE;

@@ -1,6 +1,7 @@
 import type { Batch } from "../compact/batch-writer.ts";
 import type { Packing } from "../compact/codec.ts";
-import { encodeMessage, writeDataHeader } from "../wire/encoding.ts";
+import { writeDataHeader } from "../wire/bulk.ts";
+import { encodeMessage } from "../wire/encoding.ts";
 import { type Codec, DATA_HEADER_BYTES, type DataHeader } from "../wire/messages.ts";
 import type { Slot, Workbench } from "./workers/workbench.ts";
 

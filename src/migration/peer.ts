@@ -49,6 +49,7 @@ export class Peer {
   readonly #isReceiver: boolean;
   /** PINGs that are not answered: when they were sent, what had been sent before, and who waits for the answer. */
   readonly #pings: {
+    readonly opaque: bigint;
     readonly atMs: number;
     readonly sentBytes: number;
     readonly answered: (hasCome: boolean) => void;
@@ -133,8 +134,9 @@ export class Peer {
     if (this.#isClosed || this.#isEnded) return false;
     const { promise, resolve } = Promise.withResolvers<boolean>();
     const atMs = performance.now();
-    this.#pings.push({ atMs, sentBytes: this.backlog.sentBytes, answered: resolve });
-    this.send({ type: "PING", opaque: BigInt(Math.round(atMs * 1000)) });
+    const opaque = BigInt(Math.round(atMs * 1000));
+    this.#pings.push({ opaque, atMs, sentBytes: this.backlog.sentBytes, answered: resolve });
+    this.send({ type: "PING", opaque });
     return promise;
   }
 
@@ -213,7 +215,7 @@ export class Peer {
   #onMessage(message: Message): void {
     this.#order.received(message.type);
     if (message.type === "PING") this.#answer(message.opaque);
-    else if (message.type === "PONG") this.#onPong();
+    else if (message.type === "PONG") this.#onPong(message.opaque);
     else this.handler.onMessage(message);
   }
 
@@ -225,9 +227,11 @@ export class Peer {
     this.writeAs("PONG", [encodeMessage({ type: "PONG", opaque })], () => this.#waitingPongs--);
   }
 
-  #onPong(): void {
+  #onPong(opaque: bigint): void {
     const ping = this.#pings.shift();
     if (ping === undefined) throw new GodwitError("WIRE_OUT_OF_ORDER", "the peer answers a PING that was not sent");
+    if (ping.opaque !== opaque)
+      throw new GodwitError("WIRE_BAD_MESSAGE", "the peer answers another PING than was sent");
     const nowMs = performance.now();
     this.backlog.roundTrip(nowMs - ping.atMs);
     // The sender's messages are acknowledged by ACKs.

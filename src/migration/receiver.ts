@@ -1,25 +1,21 @@
-import net from "node:net";
+import type net from "node:net";
 import type { DecodedCounts } from "../compact/decoder.ts";
 import { GodwitError } from "../errors.ts";
 import type { DataHeader, Message, RepairHeader } from "../wire/messages.ts";
+import { Acknowledger } from "./acknowledger.ts";
 import { BodySlots } from "./body-slots.ts";
+import { connectToDestination } from "./destination-socket.ts";
 import type { AgreedPlaces } from "./place-pages.ts";
 import { Restorer } from "./restorer.ts";
 import { ReturnPath } from "./return-path.ts";
+import { type Job, Unpacker } from "./unpacker.ts";
 import { WINDOW_BYTES } from "./window.ts";
-import { defaultThreads } from "./workers/threads.ts";
-import { type Slot, Workbench } from "./workers/workbench.ts";
 
 /**
  * For bodies that come while a REPAIR is owed: they are of one window, and no body has more than twice its raw bytes (zero
  * pages far apart: 10 bytes of token for 9).
  */
 const MAX_EXTRA_BYTES = 2 * WINDOW_BYTES;
-/** Bodies that are unpacked, or wait to be written after that: for each thread, and on top. */
-const BODIES_A_THREAD = 2;
-const SPARE_BODIES = 4;
-/** Acknowledgements are at least so far apart, unless there is much to acknowledge. */
-const ACK_MS = 2;
 
 export interface ReceiverOptions {
   /** See RestorerOptions. */
@@ -39,21 +35,6 @@ export interface ReceiverOptions {
   onWarning?: (message: string) => void;
 }
 
-const NOTHING: Uint8Array = new Uint8Array(0);
-
-/** A body on its way into the destination QEMU, in order. */
-interface Job {
-  readonly header: DataHeader;
-  /** Where it stands as it has arrived. */
-  readonly slot: Uint8Array;
-  /** Where it is unpacked, if it is. */
-  unpackSlot?: Slot;
-  /** The body, once it is unpacked. */
-  body?: Uint8Array;
-  /** Where it is restored, once there is room for that. */
-  output?: number;
-}
-
 /** A job that has an output. */
 interface Restoring extends Job {
   readonly output: number;
@@ -65,7 +46,7 @@ interface Restoring extends Job {
 /**
  * DATA messages → unpack → restore → the destination QEMU's socket, and its return path back.
  *
- * Bounded: the room of BodySlots, the slots of Workbench, the outputs of Restorer. When they are taken, `onData` says so and the connection is paused,
+ * Bounded: the room of BodySlots, the slots of Unpacker, the outputs of Restorer. When they are taken, `onData` says so and the connection is paused,
  * so that a slow destination QEMU or disk holds back the sender. Outputs are given out in the order of the stream, so that the
  * next bytes to be written always have one.
  */
@@ -73,9 +54,8 @@ export class StreamReceiver {
   readonly #options: ReceiverOptions;
   readonly #restorer: Restorer;
   readonly #slots = new BodySlots(MAX_EXTRA_BYTES);
-  readonly #workbench: Workbench;
-  /** Bodies that wait to be unpacked, in order. */
-  readonly #packed: Job[] = [];
+  readonly #unpacker: Unpacker;
+  readonly #acknowledger: Acknowledger;
   /** The slot that the body now arriving is put into. */
   #readingInto: Uint8Array | undefined;
   /** In order: those that wait for an output, and before them those that have one and are not written. */
@@ -96,17 +76,20 @@ export class StreamReceiver {
   /** Bodies that have arrived and are not written, as they stood on the wire: to the sender they are still in flight. */
   #queuedBytes = 0;
   #lastWriteMs = 0;
-  #ackedBytes = 0;
-  #ackedAtMs = 0;
-  #ackTimer: NodeJS.Timeout | undefined;
   #isStopped = false;
 
   constructor(options: ReceiverOptions) {
     this.#options = options;
-    const { cachePages = 0, send, onRoom, threads = defaultThreads(), onWarning = () => {} } = options;
+    const { cachePages = 0, send, onRoom, threads, onWarning = () => {}, wireBytes } = options;
     this.#restorer = new Restorer({ cachePages, send, onOwed: onRoom, onWarning });
-    this.#workbench = new Workbench(Math.max(1, threads) * BODIES_A_THREAD + SPARE_BODIES, threads, onWarning);
-    this.#workbench.start();
+    const onUnpacked = () => this.#advance();
+    this.#unpacker = new Unpacker({ threads, onWarning, onUnpacked, onError: (error) => this.#fail(error) });
+    this.#acknowledger = new Acknowledger({
+      send: (message) => this.#send(message),
+      rawBytes: () => this.#writtenBytes,
+      queuedBytes: () => this.#queuedBytes,
+      wireBytes,
+    });
     this.#returnPath = new ReturnPath({
       send: (message) => this.#send(message),
       ping: options.ping,
@@ -127,7 +110,7 @@ export class StreamReceiver {
   }
   /** CPU time that unpacking has taken. */
   get unpackMs(): number {
-    return this.#workbench.cpuMs;
+    return this.#unpacker.cpuMs;
   }
   /** When the destination QEMU's socket took the last byte (performance.now). */
   get lastWriteMs(): number {
@@ -155,20 +138,8 @@ export class StreamReceiver {
    * @throws GodwitError MIGRATION_DESTINATION_SOCKET
    */
   async connect(path: string): Promise<void> {
-    const socket = net.connect({ path, allowHalfOpen: true });
-    const broken = (cause: Error) =>
-      new GodwitError(
-        "MIGRATION_DESTINATION_SOCKET",
-        `the destination QEMU's stream broke: ${cause.message}`,
-        {},
-        { cause },
-      );
-    await new Promise<void>((resolve, reject) => {
-      socket.once("connect", resolve);
-      socket.once("error", (cause) => reject(broken(cause)));
-    });
+    const socket = await connectToDestination(path, (error) => this.#fail(error));
     this.#qemu = socket;
-    socket.on("error", (cause) => this.#fail(broken(cause)));
     socket.on("data", (bytes) => this.#returnPath.write(bytes));
     socket.on("end", () => this.#returnPath.end());
   }
@@ -186,7 +157,7 @@ export class StreamReceiver {
         expected: this.#expectedOffset,
       });
     }
-    if (rawOffset + rawBytes > this.#ackedBytes + WINDOW_BYTES) {
+    if (rawOffset + rawBytes > this.#acknowledger.rawBytes + WINDOW_BYTES) {
       throw new GodwitError("PEER_WINDOW", "the peer sent more than it may", { rawOffset, rawBytes });
     }
     if (this.#qemu === undefined) return null;
@@ -202,38 +173,7 @@ export class StreamReceiver {
     this.#expectedOffset += header.rawBytes;
     this.#waiting.push(job);
     this.#acknowledgeSoon();
-    if (header.codec === "none") {
-      job.body = body;
-      this.#advance();
-      return;
-    }
-    this.#packed.push(job);
-    this.#unpack();
-  }
-
-  /** Unpacks what has arrived, as far as there are slots. They are given out in order, as outputs are. */
-  #unpack(): void {
-    for (let job = this.#packed[0]; job !== undefined && !this.#isStopped; job = this.#packed[0]) {
-      const unpackSlot = this.#workbench.take();
-      if (unpackSlot === undefined) return;
-      this.#packed.shift();
-      this.#unpackInto(unpackSlot, job);
-    }
-  }
-
-  #unpackInto(unpackSlot: Slot, job: Job): void {
-    const { codec, encodedBytes, bodyBytes } = job.header;
-    job.unpackSlot = unpackSlot;
-    unpackSlot.input.set(job.slot.subarray(0, encodedBytes));
-    this.#workbench.unpack(unpackSlot, encodedBytes, codec, bodyBytes, ({ bytes }) => {
-      if (bytes !== bodyBytes) {
-        const message = "the peer sent a body that can't be unpacked, or that comes to another length than it says";
-        this.#fail(new GodwitError("FORM_PACKING", message, { codec, bodyBytes, unpackedBytes: bytes }));
-        return;
-      }
-      job.body = unpackSlot.output.subarray(0, bodyBytes);
-      this.#advance();
-    });
+    this.#unpacker.add(job, body);
   }
 
   /** See MessageHandler.onRepair. @throws GodwitError PEER_BAD_REPAIR */
@@ -281,7 +221,7 @@ export class StreamReceiver {
     this.#isGivingUp = false;
     this.#restorer.attach();
     this.#expectedOffset = this.#writtenBytes;
-    this.#ackedBytes = this.#writtenBytes;
+    this.#acknowledger.restart();
     this.#endOffset = undefined; // the peer says it again
     if (this.#returnPath.resume(returnOffset)) return;
     throw new GodwitError("PEER_BAD_OFFSET", "the peer lacks more of the return path than is kept", { returnOffset });
@@ -295,8 +235,8 @@ export class StreamReceiver {
   stop(): void {
     this.#isStopped = true;
     this.#restorer.stop();
-    this.#workbench.stop();
-    clearTimeout(this.#ackTimer);
+    this.#unpacker.stop();
+    this.#acknowledger.stop();
     this.#qemu?.destroy();
   }
 
@@ -341,7 +281,7 @@ export class StreamReceiver {
   /** The next body will never be complete: it goes, and all behind it as soon as nobody works on them. */
   #giveUp(): void {
     this.#isGivingUp = true;
-    for (const job of this.#packed.splice(0)) job.body = NOTHING;
+    this.#unpacker.giveUp();
   }
 
   #write(job: Restoring, raw: Uint8Array): void {
@@ -355,7 +295,7 @@ export class StreamReceiver {
       }
       this.#release(job);
       if (error || this.#isStopped) return;
-      this.#unpack();
+      this.#unpacker.next();
       this.#advance();
       this.#endIfDone();
       this.#options.onRoom();
@@ -363,34 +303,21 @@ export class StreamReceiver {
   }
 
   /** The job is done with, written or not: what it took is there for the next ones. */
-  #release({ header, slot, unpackSlot, output }: Job): void {
-    this.#queuedBytes -= header.encodedBytes;
-    this.#slots.release(slot);
-    if (unpackSlot !== undefined) this.#workbench.release(unpackSlot);
-    if (output !== undefined) this.#restorer.releaseOutput(output);
+  #release(job: Job): void {
+    this.#queuedBytes -= job.header.encodedBytes;
+    this.#slots.release(job.slot);
+    this.#unpacker.release(job);
+    if (job.output !== undefined) this.#restorer.releaseOutput(job.output);
   }
 
   #endIfDone(): void {
     if (this.#writtenBytes !== this.#endOffset || this.#isStopped) return;
-    this.#acknowledge();
+    this.#acknowledger.now();
     this.#qemu!.end();
   }
 
   #acknowledgeSoon(): void {
-    if (this.#ackTimer !== undefined || this.#isStopped || this.#settled !== undefined) return;
-    const waitMs = this.#ackedAtMs + ACK_MS - performance.now();
-    if (waitMs <= 0) this.#acknowledge();
-    else this.#ackTimer = setTimeout(() => this.#acknowledge(), waitMs);
-  }
-
-  #acknowledge(): void {
-    clearTimeout(this.#ackTimer);
-    this.#ackTimer = undefined;
-    this.#ackedAtMs = performance.now();
-    this.#ackedBytes = this.#writtenBytes;
-    const receivedBytes = this.#options.wireBytes();
-    const wireBytes = receivedBytes - this.#queuedBytes;
-    this.#send({ type: "ACK", rawOffset: this.#writtenBytes, wireBytes, receivedBytes });
+    if (!this.#isStopped && this.#settled === undefined) this.#acknowledger.soon();
   }
 
   #send(message: Message): void {

@@ -126,6 +126,8 @@ export class SourceLink extends Link {
   #onWelcome(peer: Peer, welcome: Welcome): Welcome {
     if (welcome.session !== this.#options.session || welcome.generation !== this.#helloGeneration)
       throw new GodwitError("WIRE_BAD_MESSAGE", "the destination answers another HELLO than was sent");
+    if (this.awayMs === null && welcome.rawOffset !== 0)
+      throw new GodwitError("PEER_BAD_OFFSET", "the destination goes on with a stream that has not begun");
     const up = this.take(peer, this.#helloGeneration);
     this.#upAtMs = performance.now();
     this.#options.onUp(welcome, up);

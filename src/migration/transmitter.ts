@@ -3,7 +3,7 @@ import { CodecChoice, type Packing } from "../compact/codec.ts";
 import { BATCH_PAYLOAD_BYTES } from "../compact/limits.ts";
 import { GodwitError } from "../errors.ts";
 import type { Backlog } from "../wire/backlog.ts";
-import { writeRepairHeader } from "../wire/encoding.ts";
+import { writeRepairHeader } from "../wire/bulk.ts";
 import { type Codec, type Message, REPAIR_HEADER_BYTES, type RepairHeader } from "../wire/messages.ts";
 import { type CodecCounts, Outgoing } from "./outgoing.ts";
 import { SendRoom } from "./send-room.ts";

@@ -1,4 +1,4 @@
-/** The messages of docs/wire-protocol.md: their names, codes, limits and fields. Encoded and decoded in encoding.ts. */
+/** The messages of docs/wire-protocol.md: their names, codes, limits and fields. Encoded and decoded in encoding.ts and bulk.ts. */
 import { z } from "zod";
 
 export const PROTOCOL_MAJOR = 1;

@@ -6,7 +6,8 @@
  * yet the reader stops inside the chunk. Nothing else is kept, so a peer can't make it grow.
  */
 import { GodwitError } from "../errors.ts";
-import { checkPayloadBytes, decodeMessage, readDataHeader, readRepairHeader } from "./encoding.ts";
+import { readDataHeader, readRepairHeader } from "./bulk.ts";
+import { checkPayloadBytes, decodeMessage } from "./encoding.ts";
 import {
   type BulkType,
   DATA_FIELDS_BYTES,

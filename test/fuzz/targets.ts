@@ -3,6 +3,7 @@ import { BODY_TARGETS } from "./targets/bodies.ts";
 import { PACKING_TARGETS } from "./targets/packing.ts";
 import { PEER_TARGETS } from "./targets/peers.ts";
 import { QEMU_TARGETS } from "./targets/qemu.ts";
+import { RECEIVER_TARGETS } from "./targets/receivers.ts";
 import { RECORD_TARGETS } from "./targets/records.ts";
 import { STORE_TARGETS } from "./targets/store.ts";
 import { STREAM_TARGETS } from "./targets/stream.ts";
@@ -13,6 +14,7 @@ import { WIRE_TARGETS } from "./targets/wire.ts";
 export const TARGETS: readonly FuzzTarget[] = [
   ...WIRE_TARGETS,
   ...PEER_TARGETS,
+  ...RECEIVER_TARGETS,
   ...BODY_TARGETS,
   ...PACKING_TARGETS,
   ...STREAM_TARGETS,

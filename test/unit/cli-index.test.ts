@@ -30,7 +30,10 @@ test("what is asked for wrongly is one line, and nothing is made", async () => {
     [["--qmp", "x", "--disk", "=/a"], "[^\\n]*give NODE=PATH[^\\n]*"],
     [["--qmp", "x", "--disk", "a=/a", "--disk", "a=/b"], "[^\\n]*disk a is given twice[^\\n]*"],
     [["delete"], "missing required argument 'id'; nothing was changed; see godwit index delete --help"],
-    [["delete", "00", "--state-dir", stateDir], "there is no index 00; nothing was changed; godwit index list shows what there is"],
+    [
+      ["delete", "00", "--state-dir", stateDir],
+      "there is no index 00; nothing was changed; godwit index list shows what there is",
+    ],
   ] as const) {
     const { code, stdout, stderr } = await godwit(...args);
     expect(stderr).toMatch(new RegExp(`^godwit: ${message}\\n$`));

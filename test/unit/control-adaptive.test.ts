@@ -161,7 +161,7 @@ describe("--max-downtime", () => {
   });
 
   test("a throttle is not raised before a whole round has shown what it does", () => {
-    const { decisions } = run(BUSY, { maxDowntimeMs: 200, onStall: "throttle" });
+    const { decisions } = run(BUSY, { maxDowntimeMs: 80, onStall: "throttle" });
     const raised = decisions.filter(({ kind }) => kind === "throttle").map(({ atMs }) => atMs);
     expect(raised.length).toBeGreaterThan(1);
     // QEMU has it in force 2 s after it was asked for (THROTTLE_MS of the simulation).

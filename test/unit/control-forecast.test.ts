@@ -28,7 +28,7 @@ describe("once two rounds are through, the end is foreseen", () => {
   ])("of a load %s", (_name, scenario) => {
     const { run, forecasts, before } = forecastsOf(scenario);
     expect(before).toBe(1); // while round 1 runs, only the bulk round is through
-    const [first, last] = [forecasts[0]!, forecasts.at(-1)!];
+    const [first, last] = [forecasts.find(({ totalMs }) => totalMs !== null)!, forecasts.at(-1)!];
     expect(Math.abs(first.totalMs!.expected / run.totalMs - 1)).toBeLessThan(0.12);
     expect(first.totalMs!.low).toBeLessThan(run.totalMs);
     expect(first.totalMs!.high).toBeGreaterThan(run.totalMs);
@@ -39,5 +39,6 @@ describe("once two rounds are through, the end is foreseen", () => {
 
 test("the downtime is foreseen too: not the one of the lowest limit, where rounds will not get there", () => {
   const { run, forecasts } = forecastsOf(aScenario({ pages: 20_000, classes: [randomPages(4000, 2000)] }));
-  expect(Math.abs(forecasts[0]!.downtimeMs.expected / run.downtimeMs! - 1)).toBeLessThan(0.25);
+  const first = forecasts.find(({ totalMs }) => totalMs !== null)!;
+  expect(Math.abs(first.downtimeMs.expected / run.downtimeMs! - 1)).toBeLessThan(0.25);
 });

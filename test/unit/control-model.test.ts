@@ -1,9 +1,13 @@
 import { describe, expect, test } from "vitest";
+import { AdaptivePolicy } from "../../src/control/adaptive.ts";
 import { DowntimeModel, totalOf } from "../../src/control/downtime.ts";
 import { fitLine } from "../../src/control/regression.ts";
 import { ResidualHistory } from "../../src/control/residuals.ts";
+import { simulate } from "../../src/control/simulation/engine.ts";
+import { randomOf } from "../../src/control/simulation/steps.ts";
 import { throttleFor } from "../../src/control/throttle.ts";
 import { WorkingSetModel } from "../../src/control/working-set.ts";
+import { aScenario, randomPages } from "./support/scenarios.ts";
 
 const points = (...xy: [number, number][]) => xy.map(([x, y]) => ({ x, y, weight: 1 }));
 
@@ -100,6 +104,7 @@ describe("the downtime", () => {
     sendMs: { expected: ms, low: ms, high: ms },
     goodputBytesPerSecond: 1e6,
     roundTripMs: 0,
+    isLinkBound: false,
   });
 
   test("is residual and the parts that do not depend on it", () => {
@@ -115,20 +120,68 @@ describe("the downtime", () => {
   });
 
   test("moves from the prior to what the VM's earlier migrations came to", () => {
-    const expected = (count: number) =>
-      new DowntimeModel(Array.from({ length: count }, () => ({ parts, roundTripMs: 1 }))).predict(residual(0)).loadMs;
-    expect(expected(0).expected).toBe(12);
-    expect(expected(1).expected).toBe((12 + 100) / 2);
-    expect(expected(9).expected).toBeCloseTo((12 + 9 * 100) / 10, 9);
-    expect(expected(9).high - expected(9).expected).toBeLessThan(expected(1).high - expected(1).expected);
+    const load = (...ms: number[]) =>
+      new DowntimeModel(ms.map((loadMs) => ({ parts: { ...parts, loadMs }, roundTripMs: 1 }))).predict(residual(0))
+        .loadMs;
+    expect(load()).toEqual({ expected: 6, low: 1, high: 25 });
+    expect(load(16)).toEqual({ expected: (6 + 16) / 2, low: 11 - 5 / 2 - 5, high: 11 + 19 / 2 });
+    expect(load(100, 100).expected).toBeCloseTo((6 + 2 * 100) / 3, 9);
+    const [few, many] = [load(100, 100), load(...Array.from({ length: 9 }, () => 100))];
+    expect(many.expected).toBeCloseTo((6 + 9 * 100) / 10, 9);
+    expect(many.high - many.low).toBeLessThan(few.high - few.low);
+  });
+
+  test("what only one of them took so long is not believed beyond the prior's interval", () => {
+    const load = (...ms: number[]) =>
+      new DowntimeModel(ms.map((loadMs) => ({ parts: { ...parts, loadMs }, roundTripMs: 1 }))).predict(residual(0))
+        .loadMs;
+    expect(load(30_000).expected).toBe((6 + 25) / 2);
+    expect(load(10, 30_000).expected).toBeCloseTo((6 + 2 * 17.5) / 3, 9);
+    expect(load(10, 10, 10, 30_000, 30_000).expected).toBeCloseTo((6 + 5 * 10) / 6, 9);
+    expect(load(3000, 3000).low).toBeGreaterThan(500);
+  });
+
+  test("an absurd history makes no absurd decision", () => {
+    const random = randomOf(1);
+    const absurd = [0, 1e-300, 5, 500, 1e9, 1e300, Number.MAX_VALUE];
+    const any = () => absurd[Math.floor(random() * absurd.length)]!;
+    for (let i = 0; i < 500; i++) {
+      const earlier = Array.from({ length: 1 + Math.floor(random() * 8) }, () => ({
+        parts: { residualMs: any(), transferMs: any(), loadMs: any(), handoffMs: any(), resumeMs: any() },
+        roundTripMs: any(),
+      }));
+      const { expected, low, high } = new DowntimeModel(earlier).fixedMs(1e6, 1);
+      expect(low).toBeGreaterThanOrEqual(0);
+      expect(low).toBeLessThanOrEqual(expected);
+      expect(expected).toBeLessThanOrEqual(high);
+      expect(high).toBeLessThan(1e8);
+    }
+    // One of them alone breaks no promise.
+    const one = { parts: { residualMs: 1e300, transferMs: 1e300, loadMs: 1e300, handoffMs: 1e300, resumeMs: 1e300 } };
+    const policy = new AdaptivePolicy({ maxDowntimeMs: 500, onStall: "abort" }, [{ ...one, roundTripMs: 1 }]);
+    const scenario = aScenario({ pages: 20_000, classes: [randomPages(4000, 100)] });
+    expect(simulate(scenario, policy)).toMatchObject({ ending: "switched" });
   });
 
   test("round trips are the link's, not the VM's", () => {
     const near = new DowntimeModel([{ parts, roundTripMs: 2 }]);
     const far = near.predict({ ...residual(0), roundTripMs: 100 });
-    expect(far.handoffMs.expected).toBeCloseTo((6 + (3 - 2)) / 2 + 100, 9);
-    expect(far.transferMs.expected).toBeCloseTo((15 + (5 - 1)) / 2 + 50, 9);
+    expect(far.handoffMs.expected).toBeCloseTo((8 + (3 - 2)) / 2 + 100, 9);
+    expect(far.transferMs.expected).toBeCloseTo((10 + (5 - 1)) / 2 + 50, 9);
     expect(far.loadMs).toEqual(near.predict(residual(0)).loadMs);
+  });
+
+  test("of a link that is the bottleneck the queue is full, as far as there is as much left to send", () => {
+    const transfer = (earlier: number, ms: number, isLinkBound: boolean) =>
+      new DowntimeModel(Array.from({ length: earlier }, () => ({ parts, roundTripMs: 0 }))).predict({
+        ...residual(ms),
+        isLinkBound,
+      }).transferMs.expected;
+    expect(transfer(0, 2000, false)).toBe(10);
+    expect(transfer(0, 2000, true)).toBeCloseTo(10 + 524.288, 9); // 512 KiB at 1 MB/s
+    expect(transfer(0, 30, true)).toBe(40);
+    // What was measured has its queue in it.
+    expect(transfer(3, 2000, true)).toBeCloseTo((10 + 524.288 + 3 * 5) / 4, 9);
   });
 
   test("errors that have nothing to do with each other add up as squares", () => {

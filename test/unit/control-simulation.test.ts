@@ -69,6 +69,26 @@ describe("the guest's memory", () => {
 });
 
 describe("QEMU's pre-copy", () => {
+  test("a page that was written before it was sent is found all the same, and costs nothing if it is known", () => {
+    const { workload } = aScenario({ pages: 1000, classes: [randomPages(1000, 1000)] });
+    const memory = new GuestMemory({ ...workload, unchangedShare: 0.5 });
+    // Each page is written once in a second on average, and sent at an even pace meanwhile.
+    for (let step = 0; step < 100; step++) {
+      memory.run(10, 1);
+      memory.send(10);
+    }
+    expect(memory.sync()).toBeCloseTo(1000 * (1 - Math.exp(-1)), 6);
+    // Written until x and not from there on to 1: the mean of (1 − e^−x) e^−(1−x) = 1 − 2/e.
+    const unchanged = 1000 * (1 - 2 / Math.E);
+    const found = 1000 * (1 - 1 / Math.E);
+    expect(memory.next.wireBytesPerPage).toBeCloseTo(PAGE_BYTES * (1 - (0.5 * unchanged) / found), 6);
+    // Half a second later e^−½ of them are so still.
+    memory.run(500, 1);
+    expect(memory.next.wireBytesPerPage).toBeCloseTo(PAGE_BYTES * (1 - (0.5 * unchanged * Math.exp(-0.5)) / found), 6);
+    memory.send(memory.waitingPages / 2);
+    expect(memory.residual().wireBytes).toBeLessThan(memory.residual().pages * PAGE_BYTES);
+  });
+
   test("a guest that writes nothing: one round, and a downtime of its fixed parts", () => {
     const scenario = aScenario({ pages: 10_000, classes: [] });
     const run = simulate(scenario, accepting(PAGE_BYTES));

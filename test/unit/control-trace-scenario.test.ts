@@ -62,15 +62,15 @@ test("a round under 50 ms tells nothing of the load", () => {
   );
 });
 
-test("beyond its pages the residual part are bytes of the devices, 512 KiB at most, then time", () => {
+test("beyond its pages the residual part are bytes of the devices, 128 KiB at most, then time", () => {
   const residual = (residualMs: number, residualBytes: number) => {
     const outcome = { ...OUTCOME, residualBytes, downtimeParts: { ...OUTCOME.downtimeParts!, residualMs } };
     const { deviceBytes, deviceMs } = scenarioOfTrace("", traceOf({ outcome }));
     return [deviceBytes, deviceMs];
   };
-  // 100 pages take 10 ms, 512 KiB 12.8 ms.
-  expect(residual(42.8, 409_600)).toEqual([524_288, expect.closeTo(20, 6)]);
-  expect(residual(17, 409_600)).toEqual([expect.closeTo(5 * BYTES_PER_MS, 6), expect.closeTo(2, 6)]);
+  // 100 pages take 10 ms, 128 KiB 3.2 ms.
+  expect(residual(33.2, 409_600)).toEqual([131_072, expect.closeTo(20, 6)]);
+  expect(residual(13, 409_600)).toEqual([expect.closeTo(1 * BYTES_PER_MS, 6), expect.closeTo(2, 6)]);
   expect(residual(10, 409_600)).toEqual([0, 2]);
 });
 

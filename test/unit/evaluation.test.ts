@@ -65,6 +65,9 @@ test("the report counts what ended, and where stock QEMU was sooner", () => {
   expect(text).toContain("| migrations by godwit that ended | all | 2 of 2 |");
   expect(text).toContain("median 1.20, nine of ten ≤ 1.20; 0 of 2 within 1.15");
   expect(text).toContain("0 of 1 cases; not idle (2.00 s, 1.50 s)");
-  expect(text).toContain("| redis | stock | not in 40.00 |");
-  expect(text).toContain("| idle | godwit | 2.00 | 2.10 | 90 | 100 (80 to 120) | 75 | 90 | 90 | 1 | 4 |");
+  expect(text).toContain("| predicted downtime within 12 % or 50 ms | nine of ten | 2 of 2 (100 %) |");
+  expect(text).toContain("| ≤ 50 ms, ≤ 12 % | median 10 ms, 90th percentile 10 ms; - |");
+  expect(text).toContain("| … error | ≤ 12 % | median 5 %, 90th percentile 5 % |");
+  expect(text).toContain("| idle | 2.00 | 2.10 | 90 | 100 | 75 | 90 | 90 | 1 | 4 | 1.50 | 20 | 1 |");
+  expect(text).toContain("| redis | 2.00 | 2.10 | 90 | 100 | 75 | 90 | 90 | 1 | 4 | not in 40 | - | 1 |");
 });

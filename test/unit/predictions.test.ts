@@ -5,7 +5,8 @@ import type { MigrationEvent } from "../../src/migration/events.ts";
 import { NOTHING_PREDICTED, Predictions } from "../../src/migration/predictions.ts";
 
 const sendMs = { expected: 0, low: 0, high: 0 };
-const downtimeParts = new DowntimeModel().predict({ sendMs, goodputBytesPerSecond: 1e6, roundTripMs: 1 });
+const residual = { sendMs, goodputBytesPerSecond: 1e6, roundTripMs: 1, isLinkBound: false };
+const downtimeParts = new DowntimeModel().predict(residual);
 const estimate = (expected: number) => ({ expected, low: expected / 2, high: expected * 2 });
 const forecast = (ms: number, totalMs: number | null = null): Forecast => ({
   downtimeMs: estimate(ms),

@@ -1,6 +1,7 @@
 /** Messages for the tests of src/wire: one of every kind, and arbitrary ones. */
 import fc from "fast-check";
-import { encodeMessage, writeDataHeader, writeRepairHeader } from "../../src/wire/encoding.ts";
+import { writeDataHeader, writeRepairHeader } from "../../src/wire/bulk.ts";
+import { encodeMessage } from "../../src/wire/encoding.ts";
 import {
   DATA_HEADER_BYTES,
   type DataHeader,

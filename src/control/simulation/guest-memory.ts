@@ -7,8 +7,14 @@ export const RAW_BYTES_PER_PAGE = PAGE_BYTES + 8;
 interface ClassState extends PageClass {
   /** Pages whose bit is set in QEMU's bitmap: they wait to be sent. */
   waiting: number;
+  /** Of those, the ones that are as they were sent last. */
+  unchanged: number;
   /** Writes since the last sync by the pages of the class. */
   exposure: number;
+  /** … by each in the stretch of time in which pages are sent. */
+  writes: number;
+  /** Pages sent since the last sync that were written before they were sent, and not since: the next sync finds them all the same. */
+  early: number;
 }
 
 /**
@@ -20,6 +26,7 @@ export class GuestMemory {
   readonly #classes: ClassState[];
   readonly #stretches: readonly Stretch[];
   readonly #rawBytesPerPage: number;
+  readonly #unchangedShare: number;
   #waiting: number;
   /** Place in the stretches during the bulk round; past their end in all later ones. */
   #stretch = 0;
@@ -28,8 +35,10 @@ export class GuestMemory {
   /** Of most of the pages that wait. */
   #form: Form = "literal";
 
-  constructor({ memoryBytes, stretches, classes, rawBytesPerPage = RAW_BYTES_PER_PAGE }: Workload) {
+  constructor(workload: Workload) {
+    const { memoryBytes, stretches, classes, rawBytesPerPage = RAW_BYTES_PER_PAGE, unchangedShare = 0 } = workload;
     this.#rawBytesPerPage = rawBytesPerPage;
+    this.#unchangedShare = unchangedShare;
     this.totalPages = memoryBytes / PAGE_BYTES;
     this.#stretches = stretches;
     this.#stretchLeft = stretches[0]!.pages;
@@ -44,7 +53,8 @@ export class GuestMemory {
       form: "literal",
       wireBytesPerPage: restCost,
     };
-    this.#classes = [...classes, never].map((one) => ({ ...one, waiting: one.pages, exposure: 0 }));
+    const fresh = { unchanged: 0, exposure: 0, writes: 0, early: 0 };
+    this.#classes = [...classes, never].map((one) => ({ ...one, ...fresh, waiting: one.pages }));
     this.#waiting = this.totalPages;
     this.#reckonCost();
   }
@@ -61,18 +71,30 @@ export class GuestMemory {
     return { form: this.#form, pages: this.#waiting, wireBytesPerPage, rawBytesPerPage: this.#rawBytesPerPage };
   }
 
-  /** The guest runs for `ms` with its writes multiplied by `activity`. */
+  /** The guest runs for `ms`, while what is then said to be sent goes out, with its writes multiplied by `activity`. */
   run(ms: number, activity: number): void {
     for (const one of this.#classes) {
-      if (one.pages > 0) one.exposure += (one.writesPerSecond * activity * ms) / 1000 / one.pages;
+      if (one.pages <= 0) continue;
+      const writes = (one.writesPerSecond * activity * ms) / 1000 / one.pages;
+      one.exposure += writes;
+      if (this.#unchangedShare === 0 || one.pattern === "walk") continue;
+      const kept = Math.exp(-writes);
+      one.unchanged *= kept;
+      one.early *= kept;
+      one.writes = writes;
     }
+    if (this.#unchangedShare > 0) this.#reckonCost();
   }
 
   /** `pages` of the waiting ones are sent, of all classes alike; not more than {@link next} says. */
   send(pages: number): void {
     if (this.#waiting <= 0) return;
     const share = Math.max(0, 1 - pages / this.#waiting);
-    for (const one of this.#classes) one.waiting *= share;
+    for (const one of this.#classes) {
+      if (this.#unchangedShare > 0) one.early += one.waiting * (1 - share) * writtenBefore(one);
+      one.waiting *= share;
+      one.unchanged *= share;
+    }
     this.#waiting *= share;
     this.#stretchLeft -= pages;
     while (this.#stretch < this.#stretches.length && this.#stretchLeft < 0.5) {
@@ -87,6 +109,8 @@ export class GuestMemory {
     for (const one of this.#classes) {
       const found = (one.pages - one.waiting) * coverage(one);
       one.waiting += found;
+      one.unchanged += one.early;
+      one.early = 0;
       one.exposure = 0;
       dirtied += found;
     }
@@ -103,13 +127,14 @@ export class GuestMemory {
     for (const one of this.#classes) {
       const count = one.waiting + (one.pages - one.waiting) * coverage(one);
       pages += count;
-      wireBytes += count * one.wireBytesPerPage;
+      wireBytes += (count - this.#unchangedShare * (one.unchanged + one.early)) * one.wireBytesPerPage;
     }
     return { pages, wireBytes };
   }
 
   #reckonCost(): void {
-    const wireBytes = this.#classes.reduce((sum, one) => sum + one.waiting * one.wireBytesPerPage, 0);
+    const costly = (one: ClassState) => one.waiting - this.#unchangedShare * one.unchanged;
+    const wireBytes = this.#classes.reduce((sum, one) => sum + costly(one) * one.wireBytesPerPage, 0);
     this.#wireBytesPerPage = this.#waiting > 0 ? wireBytes / this.#waiting : 0;
     this.#form = this.#classes.reduce((most, one) => (one.waiting > most.waiting ? one : most)).form;
   }
@@ -118,4 +143,10 @@ export class GuestMemory {
 /** The share of a class that was written since the last sync. */
 function coverage({ pattern, exposure }: ClassState): number {
   return pattern === "walk" ? Math.min(1, exposure) : -Math.expm1(-exposure);
+}
+
+/** Of pages sent evenly in the last stretch of time, the share that was written between the last sync and its sending, and not since. */
+function writtenBefore({ pattern, exposure, writes }: ClassState): number {
+  if (pattern === "walk") return 0;
+  return (writes > 0 ? -Math.expm1(-writes) / writes : 1) - Math.exp(-exposure);
 }

@@ -33,6 +33,11 @@ export interface Workload {
   classes: readonly PageClass[];
   /** Of a page that is sent again, in QEMU's stream; 4104 unless given. More stands for ends that take their time over it. */
   rawBytesPerPage?: number;
+  /**
+   * A page that is written in a round before it is sent is found by the next sync though it is as it was sent: of such pages so many
+   * cost nothing. 0 unless given.
+   */
+  unchangedShare?: number;
   /** Multiplies the writes. */
   activity: Steps;
 }

@@ -2,14 +2,13 @@ import { once } from "node:events";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import { zstdCompressSync } from "node:zlib";
-import type { GodwitError } from "../../../src/errors.ts";
 import { Peer } from "../../../src/migration/peer.ts";
 import { StreamReceiver } from "../../../src/migration/receiver.ts";
 import { WINDOW_BYTES } from "../../../src/migration/window.ts";
-import type { Connection } from "../../../src/wire/connection.ts";
 import { HEADER_BYTES, type Message } from "../../../src/wire/messages.ts";
 import { blockOf, bodyOf, FakeDisk, Pieces, TAG_KEY } from "../../unit/support/disk-bodies.ts";
 import { noise } from "../../unit/support/pages.ts";
+import { ScriptedConnection } from "../../unit/support/scripted-connection.ts";
 import { data, encode, exchange, repair } from "../../unit/wire-fixtures.ts";
 import { mutateBytes } from "../mutate.ts";
 import type { Random } from "../random.ts";
@@ -20,62 +19,6 @@ const SLOTS = 10;
 const BLOCKS = 100;
 /** Turns of the event loop in which nothing more has come of an input. */
 const IDLE_TURNS = 30;
-
-/** A connection in memory, on which the test is the peer. */
-class MemoryConnection implements Connection {
-  readonly remoteAddress = "192.0.2.1:7747";
-  readonly bytesRead = 0;
-  bytesWritten = 0;
-  readonly pendingBytes = 0;
-  readonly #closed = Promise.withResolvers<GodwitError | undefined>();
-  readonly closed = this.#closed.promise;
-  readonly #chunks: Uint8Array[] = [];
-  /** Messages that came back, by their codes. */
-  readonly answers = new Set<number>();
-  #handler: ((chunk: Uint8Array) => void) | undefined;
-  #isPaused = true;
-
-  receive(handler: (chunk: Uint8Array) => void): void {
-    this.#handler = handler;
-  }
-
-  pause(): void {
-    this.#isPaused = true;
-  }
-
-  resume(): void {
-    this.#isPaused = false;
-    this.#deliver();
-  }
-
-  say(chunk: Uint8Array): void {
-    this.#chunks.push(chunk);
-    this.#deliver();
-  }
-
-  get waitingChunks(): number {
-    return this.#chunks.length;
-  }
-
-  #deliver(): void {
-    while (!this.#isPaused && this.#chunks.length > 0) this.#handler!(this.#chunks.shift()!);
-  }
-
-  write(pieces: readonly Uint8Array[], done?: (error?: Error | null) => void): void {
-    for (const { length } of pieces) this.bytesWritten += length;
-    this.answers.add(pieces[0]![0]!);
-    done?.();
-  }
-
-  end(): void {
-    this.#closed.resolve(undefined);
-  }
-
-  destroy(reason?: GodwitError): void {
-    this.#chunks.length = 0;
-    this.#closed.resolve(reason);
-  }
-}
 
 /** The messages of a migration, with bodies of all kinds; what is repaired is what was asked for. */
 function conversation(): Uint8Array[] {
@@ -153,7 +96,8 @@ const sender: FuzzTarget = {
   input: (seeds, random) => (random.chance(0.8) ? shuffled(random) : mutateBytes(seeds[0]!, seeds, random, 200_000)),
   async feed(input, random) {
     sink ??= sinkIn(newFolder());
-    const connection = new MemoryConnection();
+    const answers = new Set<number>();
+    const connection = new ScriptedConnection((bytes) => void answers.add(bytes[0]!));
     let failure: unknown;
     const fail = (error: unknown) => {
       failure ??= error;
@@ -183,7 +127,7 @@ const sender: FuzzTarget = {
       connection.resume();
       for (const message of messagesIn(input)) {
         // A repair is an answer.
-        if (message[0] === REPAIR) await turns(() => !connection.answers.has(NACK));
+        if (message[0] === REPAIR) await turns(() => !answers.has(NACK));
         const cut = random.small(message.length + 1);
         for (const piece of [message.subarray(0, cut), message.subarray(cut)]) connection.say(Uint8Array.from(piece));
       }

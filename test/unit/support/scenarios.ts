@@ -28,7 +28,7 @@ export function aScenario({ pages = 10_000, classes, stretches }: Given): Scenar
     },
     link: constant(1000 * PAGE_BYTES),
     roundTripMs: 1,
-    deviceBytes: 524_288,
+    deviceBytes: 131_072,
     deviceMs: 5,
     transferMs: 0.5,
     loadMs: 10,
