@@ -154,6 +154,7 @@ export class Session {
     const theirs = parseFacts(hello.vm);
     assertExpectedVm(theirs, this.#options.vm);
     assertMatch(theirs, this.#facts, this.#options.allowOlderQemu ?? false);
+    await this.#failure.or(this.#vm.assertWaits()); // others may have a monitor of it too
     const opening = this.#places.open(this.#qmp, hello, theirs, this.#facts);
     const { disks, checkpoints, offers } = await this.#failure.or(opening);
     const tagKey = Buffer.from(hello.tagKey, "hex");

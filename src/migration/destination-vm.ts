@@ -16,6 +16,8 @@ const QUIT_TIMEOUT_MS = 30_000;
 export class DestinationVm {
   readonly #qmp: QmpClient;
   #hasStarted = false;
+  #starting: Promise<void> | undefined;
+  #isGivenUp = false;
 
   private constructor(qmp: QmpClient) {
     this.#qmp = qmp;
@@ -44,18 +46,34 @@ export class DestinationVm {
    *
    * `stop` in the state `inmigrate` means: do not run when loaded (QEMU monitor/qmp-cmds.c, qmp_stop). A user who forgot -S is
    * so kept from two running machines. late-block-activate leaves the disks to the source until `cont`.
+   *
+   * @throws GodwitError QMP_WRONG_STATE when somebody else has made it take a VM, or run one, since it was opened; what `execute` throws
    */
-  async start(socketPath: string): Promise<void> {
+  start(socketPath: string): Promise<void> {
+    this.#starting = this.#start(`unix:${socketPath}`);
+    return this.#starting;
+  }
+
+  async #start(uri: string): Promise<void> {
+    await this.assertWaits();
     await setCapabilities(this.#qmp, { events: true, "late-block-activate": true });
     await holdAfterLoad(this.#qmp);
-    this.#hasStarted = true;
-    const uri = `unix:${socketPath}`;
+    if (this.#isGivenUp) throw new GodwitError("MIGRATION_CANCELLED", "the migration was given up");
+    this.#hasStarted = true; // also where the answer is lost
     try {
       await this.#qmp.executeAny("migrate-incoming", { uri, "exit-on-error": false });
     } catch (error) {
-      if (!(error instanceof GodwitError && error.code === "QMP_COMMAND_FAILED")) throw error;
-      await this.#qmp.execute("migrate-incoming", { uri });
+      if (!isRefusal(error)) throw error;
+      await this.#qmp.execute("migrate-incoming", { uri }).catch((error) => {
+        this.#hasStarted = !isRefusal(error);
+        throw error;
+      });
     }
+  }
+
+  /** @throws GodwitError QMP_WRONG_STATE when it does not wait for a migration any more */
+  async assertWaits(): Promise<void> {
+    await assertCanBeDestination(this.#qmp);
   }
 
   /**
@@ -93,7 +111,7 @@ export class DestinationVm {
       await this.#qmp.execute("cont");
       return performance.now() - startMs;
     } catch (cause) {
-      if (!(cause instanceof GodwitError && cause.code === "QMP_COMMAND_FAILED")) throw cause;
+      if (!isRefusal(cause)) throw cause;
       const why = cause.message;
       throw new GodwitError(
         "MIGRATION_DESTINATION_NOT_RUNNING",
@@ -105,11 +123,14 @@ export class DestinationVm {
   }
 
   /**
-   * Ends QEMU, so that its copy of the VM can never run.
+   * Ends QEMU, so that its copy of the VM can never run. Not one that was never told to take it: what that has is not ours.
    *
    * @throws GodwitError MIGRATION_DESTINATION_STAYS when it does not end
    */
   async giveUp(): Promise<void> {
+    this.#isGivenUp = true;
+    if (!this.#hasStarted) await this.#starting?.catch(() => {});
+    if (!this.#hasStarted) return;
     const closed = this.#qmp.closed.then(() => true);
     await this.#qmp.execute("quit").catch(() => {});
     const timeout = new AbortController();
@@ -117,4 +138,9 @@ export class DestinationVm {
     timeout.abort();
     if (!isGone) throw new GodwitError("MIGRATION_DESTINATION_STAYS", "the destination QEMU does not end", {});
   }
+}
+
+/** QEMU has answered, and has not done it. */
+function isRefusal(error: unknown): error is GodwitError {
+  return error instanceof GodwitError && error.code === "QMP_COMMAND_FAILED";
 }
