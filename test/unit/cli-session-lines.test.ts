@@ -37,6 +37,9 @@ test("a path that a shell would take apart is quoted", () => {
 
 test("status names the command for what was left, and none where a godwit is at it or all is settled", () => {
   expect(statusLines([LEFT], "/state").at(-1)).toBe("what to do: godwit resolve 3fa94c01");
-  for (const one of [{ ...LEFT, pid: 42 }, { ...LEFT, settled: true }])
+  for (const one of [
+    { ...LEFT, pid: 42 },
+    { ...LEFT, settled: true },
+  ])
     expect(statusLines([one], "/state").join("\n")).not.toContain("what to do");
 });

@@ -74,7 +74,8 @@ export function adviseOn(end: SessionEnd): Advice {
   const owner = ownerOf(end);
   if (end.pid !== null) {
     const program = end.role === "settings" ? "checkpoint save" : end.role === "source" ? "send" : "receive";
-    const text = `godwit ${program} (process ${end.pid}) is at it, and settles it by itself`;
+    const when = end.role === "settings" ? "by itself" : "once the other end answers";
+    const text = `godwit ${program} (process ${end.pid}) is at it, and settles it ${when}`;
     return { owner, why: whyOf(end), can: [option("wait", text)] };
   }
   if (end.role === "settings") return adviseOnSettings(end);
@@ -106,9 +107,11 @@ function adviseSource(end: SessionEnd, found: Found): Advice {
   const step = restartSource(state, found as FoundSource);
   const isSafe = step?.actions.some(({ do: what }) => what === "give-back") ?? false;
   const text = found === "running" ? "closes the session: the guest runs here" : "lets the guest go on here";
-  return isSafe ? { owner, why, can: [option("resume-source", text)] } : { owner, why, can: [option("none", UNKNOWN)] };
+  if (!isSafe) return { owner, why, can: [option("none", UNKNOWN)] };
+  return { owner, why, can: [option("resume-source", text), TELL_AND_GO_ON] };
 }
 
+const TELL_AND_GO_ON = option("restart-send", "does the same, tells the destination, and begins the migration anew");
 const LOST_HERE =
   "the source QEMU has ended with the VM: if the destination holds a whole copy, godwit resolve there says so; else start the VM again from its disk";
 
@@ -179,9 +182,11 @@ function adviseOnCopy(end: SessionEnd, found: Found, why: string): Advice {
     return { owner: "unknown", why, can: [option("run-destination", text, true)] };
   }
   const run = option("run-destination", `lets the guest run here: ${vouch}`, true);
-  return { owner: end.state === "loaded" ? "unknown" : "source", why, can: [wait, run] };
+  const can = end.state === "loaded" ? [wait, OF_NO_USE, run] : [wait, run];
+  return { owner: end.state === "loaded" ? "unknown" : "source", why, can };
 }
 
+const OF_NO_USE = option("none", "if godwit status at the source says that the VM is its own: end the QEMU here");
 const RESTART_WITH_COPY = {
   loaded: "waits for the source to hand the VM over, or to take it back",
   streaming: "ends this QEMU: its copy of the VM is of no use",
@@ -197,8 +202,9 @@ function adviseOnSettings({ hasSettings, found }: SessionEnd): Advice {
   return { owner: "source", why, can: [can] };
 }
 
-function whyOf({ role, state, isSettled, found }: SessionEnd): string {
-  return `${WHY[role === "destination" ? "destination" : "source"][state ?? "streaming"]}${isSettled ? "" : `; ${QEMU[found]}`}`;
+function whyOf({ role, state, isSettled, found, pid }: SessionEnd): string {
+  const noted = WHY[role === "destination" ? "destination" : "source"][state ?? "streaming"];
+  return isSettled || pid !== null ? noted : `${noted}; ${QEMU[found]}`;
 }
 
 const WHY: Readonly<Record<"source" | "destination", Readonly<Record<SessionState, string>>>> = {
