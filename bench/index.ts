@@ -1,7 +1,7 @@
 /** The index of a disk: built from a file in the page cache, loaded, refreshed. */
-import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { closeSync, openSync, writeSync } from "node:fs";
 import { join } from "node:path";
+import { temporaryFolder } from "../lab/leftovers.ts";
 import { PAGE_HASHER_BYTES, PageHasher } from "../src/compact/page-hasher.ts";
 import { PageIndex } from "../src/compact/page-index.ts";
 import { xxh3Secret } from "../src/compact/xxh3-secret.ts";
@@ -18,12 +18,9 @@ const RUNS = 3;
 const about = { vm: "name:bench", disk: "d", vmName: null, image: "", files: null, bitmap: null, savedMs: 0 };
 
 export async function bench(): Promise<string> {
-  const folder = mkdtempSync(join(tmpdir(), "godwit-bench-"));
-  try {
-    return table([["index", "by the clock", "CPU"], ...(await smallDisk(folder)), ...(await largeIndex(folder))]);
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
+  using folder = temporaryFolder();
+  const { path } = folder;
+  return table([["index", "by the clock", "CPU"], ...(await smallDisk(path)), ...(await largeIndex(path))]);
 }
 
 /** A disk of 1 GiB: read, then refreshed where one part in a hundred has changed. */

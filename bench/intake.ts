@@ -1,9 +1,8 @@
 /** A unix socket that was accepted, read into memory of ours: in place, and through 'data' events with a copy. */
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { temporaryFolder } from "../lab/leftovers.ts";
 import { openInPlace, openWithCopy } from "../src/migration/intake.ts";
 import { createKernels } from "../src/migration/kernels.ts";
 import { RawWindow, WINDOW_MEMORY_BYTES } from "../src/migration/window.ts";
@@ -14,33 +13,29 @@ const RUNS = 3;
 
 /** GB/s of stream by the CPU time of this process. */
 async function measure(open: typeof openWithCopy | typeof openInPlace): Promise<number> {
-  const folder = mkdtempSync(join(tmpdir(), "godwit-bench-"));
-  try {
-    const path = join(folder, "stream");
-    const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(path);
-    await once(server, "listening");
-    startProcess("stream-writer.ts", path, String(PAGES), "literal");
-    const [accepted] = (await once(server, "connection")) as [net.Socket];
-    server.close();
-    const window = new RawWindow(createKernels(WINDOW_MEMORY_BYTES));
-    const ended = Promise.withResolvers<void>();
-    const cpu = process.cpuUsage();
-    const intake = open(accepted, window, {
-      onBytes: () => {
-        window.parsed(window.writeAt);
-        window.release(window.readOffset);
-        return true;
-      },
-      onEnd: ended.resolve,
-      onError: ended.reject,
-    });
-    await ended.promise;
-    const used = process.cpuUsage(cpu);
-    intake?.socket.end();
-    return window.readOffset / ((used.user + used.system) / 1e6) / 1e9;
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
+  using folder = temporaryFolder();
+  const path = join(folder.path, "stream");
+  const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(path);
+  await once(server, "listening");
+  startProcess("stream-writer.ts", path, String(PAGES), "literal");
+  const [accepted] = (await once(server, "connection")) as [net.Socket];
+  server.close();
+  const window = new RawWindow(createKernels(WINDOW_MEMORY_BYTES));
+  const ended = Promise.withResolvers<void>();
+  const cpu = process.cpuUsage();
+  const intake = open(accepted, window, {
+    onBytes: () => {
+      window.parsed(window.writeAt);
+      window.release(window.readOffset);
+      return true;
+    },
+    onEnd: ended.resolve,
+    onError: ended.reject,
+  });
+  await ended.promise;
+  const used = process.cpuUsage(cpu);
+  intake?.socket.end();
+  return window.readOffset / ((used.user + used.system) / 1e6) / 1e9;
 }
 
 export async function bench(): Promise<string> {

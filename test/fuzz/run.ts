@@ -7,6 +7,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Worker } from "node:worker_threads";
+import { temporaryFoldersOfRun } from "../../lab/leftovers.ts";
 import { table } from "../../src/cli/table.ts";
 import { FuzzFailure, type FuzzFigures, fuzz } from "./engine.ts";
 import { bytesFor, TARGETS } from "./targets.ts";
@@ -19,6 +20,8 @@ const seed = Number(values.seed ?? Date.now() % 2 ** 31);
 const targets = TARGETS.filter(({ name }) => values.target === undefined || name === values.target);
 if (targets.length === 0)
   throw new Error(`no target ${values.target}; there are: ${TARGETS.map(({ name }) => name).join(", ")}`);
+
+temporaryFoldersOfRun(); // gone when this process ends
 
 const MAX_INPUT_BYTES = 4 * 2 ** 20;
 /** What an input that never ends looked like: written by this thread, read by the watchdog. */

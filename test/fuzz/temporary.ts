@@ -1,13 +1,11 @@
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-/** Where files cost least. */
-const ROOM = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
 const folders: string[] = [];
 
 export function newFolder(): string {
-  const path = mkdtempSync(join(ROOM, "godwit-fuzz-"));
+  const path = mkdtempSync(join(process.env.GODWIT_TEST_MEMORY ?? tmpdir(), "godwit-fuzz-"));
   folders.push(path);
   return path;
 }

@@ -8,6 +8,7 @@ import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { type GodwitExit, keyFile, type Migration, startGodwit, startMigration } from "../../lab/godwit.ts";
 import { createHosts, type Hosts, localHost } from "../../lab/hosts.ts";
 import type { Pair } from "../../lab/pair.ts";
+import { startSavedVm } from "../../lab/saved-vm.ts";
 import { startVm, type Vm, type VmOptions } from "../../lab/vm.ts";
 import { cleanWalks } from "../../lab/walks.ts";
 
@@ -19,7 +20,8 @@ let stack: AsyncDisposableStack;
 let hosts: Hosts;
 let source: Vm;
 let key: ReturnType<typeof keyFile>;
-const PORT = 18_747;
+/** None that startMigration takes. */
+const PORT = 16_747;
 
 beforeAll(async () => {
   stack = new AsyncDisposableStack();
@@ -27,7 +29,7 @@ beforeAll(async () => {
   if (hosts.isolated) await hosts.setRate(RATE_BITS_PER_SECOND);
   key = keyFile();
   stack.defer(() => key[Symbol.dispose]());
-  source = stack.use(await startVm({ name: "source", host: hosts.source, load: LOAD }));
+  source = stack.use(await startSavedVm({ name: "source", host: hosts.source, load: LOAD }));
 });
 afterAll(() => stack?.disposeAsync());
 

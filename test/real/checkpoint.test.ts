@@ -9,7 +9,8 @@ import { type GodwitProcess, startGodwit, startMigration } from "../../lab/godwi
 import { localHost } from "../../lab/hosts.ts";
 import { temporaryFolder } from "../../lab/leftovers.ts";
 import { run } from "../../lab/run.ts";
-import { startVm, type Vm } from "../../lab/vm.ts";
+import { startSavedVm } from "../../lab/saved-vm.ts";
+import type { Vm } from "../../lab/vm.ts";
 import { cleanWalks } from "../../lab/walks.ts";
 import type { KeptCheckpoint, SourceSummary } from "../../src/migration/events.ts";
 import { openCheckpoints } from "../../src/migration/open-checkpoints.ts";
@@ -149,7 +150,7 @@ type Saved = ListedCheckpoint & { ms: number; stoppedMs: number | null };
 
 test("save: a VM under load runs on, QEMU is as before", async () => {
   const stateDir = folder();
-  await using vm = await startVm({
+  await using vm = await startSavedVm({
     uuid: randomUUID(),
     memoryMiB: MEMORY_MIB,
     load: { ...load, pagesPerSecond: 5000 },
@@ -186,7 +187,7 @@ test.each([
   ["SIGKILL", null],
 ] as const)("save, ended by %s: the VM runs on, nothing is kept", async (signal, code) => {
   const stateDir = folder();
-  await using vm = await startVm({ uuid: randomUUID(), memoryMiB: MEMORY_MIB, load });
+  await using vm = await startSavedVm({ uuid: randomUUID(), memoryMiB: MEMORY_MIB, load });
   const before = await vm.qmp.execute("query-migrate-parameters");
   const isActive = vm.qmp.waitForEvent("MIGRATION", ({ data }) => data.status === "active");
   await vm.qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "events", state: true }] });

@@ -6,6 +6,7 @@ import { expect, test } from "vitest";
 import { temporaryFolder } from "../../lab/leftovers.ts";
 import { type QemuVersion, qemuImg, qemuNbd } from "../../lab/qemus.ts";
 import { run } from "../../lab/run.ts";
+import { startSavedVm } from "../../lab/saved-vm.ts";
 import { stockMigration } from "../../lab/stock.ts";
 import { startVm, type Vm } from "../../lab/vm.ts";
 import { openDestinationDisks, openSourceDisks } from "../../src/migration/disk-readers.ts";
@@ -189,7 +190,7 @@ test.each([
   ["7.2", "raw"],
   ["7.2", "qcow2"],
 ] as const)("QEMU %s, %s: what the guest has written since is known", async (qemu, diskFormat) => {
-  await using vm = await startVm({ qemu, diskFormat });
+  await using vm = await startSavedVm({ qemu, diskFormat });
   const [disk] = await listDisks(vm.qmp);
   const node = disk!.nodeName!;
   const dirty = async (bitmap: string) => {

@@ -63,6 +63,9 @@ test("a process is known by its id and start", () => {
   expect(isOrphan(`godwit-lab-${mine}-x`)).toBe(false);
   expect(isOrphan(`godwit-lab-${process.pid}-1-x`)).toBe(true);
   expect(isOrphan("godwit-lab-x")).toBe(false);
+  expect(isOrphan(`godwit-test-${mine}`)).toBe(false);
+  expect(isOrphan(`godwit-test-${process.pid}-1-memory`)).toBe(true);
+  expect(isOrphan("godwit-test-x1Yz2A")).toBe(false);
 });
 
 test("mirrors are those of the host's own release", () => {

@@ -21,7 +21,9 @@ export async function moveWhole(pair: Pair, options: MigrationOptions = {}, live
   await using sourceTap = await startTap({ qmpPath: pair.source.qmpPath, direction: "source" });
   await using destinationTap = await startTap({ qmpPath: pair.destination.qmpPath, direction: "destination" });
   const qmps = { sourceQmp: sourceTap.qmpPath, destinationQmp: destinationTap.qmpPath };
-  await using migration = await startMigration(pair, { ...options, ...qmps });
+  // What the source keeps after it is looked at in checkpoint.test.ts.
+  const sendArgs = ["--no-keep-checkpoint", ...(options.sendArgs ?? [])];
+  await using migration = await startMigration(pair, { ...options, ...qmps, sendArgs });
   const [send, receive] = await Promise.all([migration.send.exited, migration.receive.exited]);
   expect(send, send.stderr).toMatchObject({ code: 0 });
   expect(receive, receive.stderr).toMatchObject({ code: 0 });

@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -10,12 +9,9 @@ import type { CheckpointStore, NewCheckpoint } from "../../../src/store/checkpoi
 export const PAGE_BYTES = 4096;
 export const VM: NewCheckpoint = { identity: "name:a", vmName: "a", memoryBytes: 2 ** 24, origin: "saved" };
 
-/** Where syncing costs nothing, if there is such a place. */
-const ROOM = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
-
-/** A folder that the caller removes. */
+/** A folder that the caller removes, where syncing costs nothing. */
 export function temporaryFolder(): Promise<string> {
-  return mkdtemp(join(ROOM, "godwit-store-"));
+  return mkdtemp(join(process.env.GODWIT_TEST_MEMORY ?? tmpdir(), "godwit-store-"));
 }
 
 /** A state folder that is gone after the test. */
