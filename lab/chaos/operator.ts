@@ -151,7 +151,8 @@ async function offersOf(trial: Trial, at: "source" | "destination"): Promise<Off
     if (settled) continue;
     const answer = await trial.run(at, ["resolve", id, "--json", "--qmp", trial[at].qmpPath]);
     const { can } = JSON.parse(answer.stdout) as Advice;
-    const isDone = (action: string) => action === "none" || action === "wait";
+    // The program that is started again asks too.
+    const isDone = (action: string) => ["none", "wait", "ask-destination"].includes(action);
     offers.push(...can.filter(({ action }) => !isDone(action)).map((one) => ({ ...one, at, id })));
   }
   return offers;

@@ -1,4 +1,5 @@
 /** What `status` and `resolve` say to people. Pure. */
+import type { Option } from "../migration/resolve/advice.ts";
 import type { Resolution, SessionReport } from "../migration/resolve/resolve.ts";
 import { formatTime, oneLine } from "./format.ts";
 import { table } from "./table.ts";
@@ -24,7 +25,9 @@ export function statusLines(sessions: readonly SessionReport[], stateDir: string
     ];
   });
   const head = ["id", "VM", "end", "state", "since", "VM is", "peer", ""];
-  return table([head, ...rows], head.length).map((line) => line.trimEnd());
+  const lines = table([head, ...rows], head.length).map((line) => line.trimEnd());
+  const left = sessions.find(({ settled, pid }) => !settled && pid === null);
+  return left === undefined ? lines : [...lines, "", `what to do: godwit resolve ${shown(left.id)}`];
 }
 
 function stateOf({ state, settled, problem }: SessionReport): string {
@@ -35,14 +38,17 @@ function stateOf({ state, settled, problem }: SessionReport): string {
 /** A session explained. */
 export function resolutionLines(resolution: Resolution): string[] {
   const { id, role, owner, why, can, done } = resolution;
-  const whose = owner === "unknown" ? "it is not known from here whose it is" : `it is the ${owner}'s`;
-  const options = can.map(({ action, needsIKnow, text }) => `  ${commandOf(action, needsIKnow, shown(id))}${text}`);
+  const whose = owner === "unknown" ? "whose the VM is can't be told from here" : `the VM is the ${owner}'s`;
+  const options = can.flatMap((one) => {
+    const command = commandOf(one, resolution);
+    return command === null ? [`  ${oneLine(one.text)}`] : [`  ${oneLine(command)}`, `      ${oneLine(one.text)}`];
+  });
   return [
     `session ${shown(id)}, ${role}, VM ${nameOf(resolution)}: ${stateOf(resolution)}`,
     ...(done === null ? [] : [`done: ${DONE[done] ?? done}`]),
-    `the VM: ${whose}, as ${oneLine(why)}`,
+    `${whose}: ${oneLine(why)}`,
     "what can be done:",
-    ...options.map(oneLineKeepingIndent),
+    ...options,
   ];
 }
 
@@ -51,13 +57,27 @@ const DONE: Readonly<Record<string, string>> = {
   "run-destination": "the VM is the destination's",
 };
 
-function commandOf(action: string, needsIKnow: boolean, id: string): string {
-  if (action !== "resume-source" && action !== "run-destination") return "";
-  return `godwit resolve ${id} --${action}${needsIKnow ? " --i-know" : ""}: `;
+/** What is to be typed; null where there is nothing. The journal does not say by what key the two ends know each other. */
+function commandOf({ action, needsIKnow }: Option, { id, qmpPath, peer }: Resolution): string | null {
+  const qmp = `--qmp ${quoted(qmpPath ?? "PATH")}`;
+  switch (action) {
+    case "resume-source":
+    case "run-destination":
+      return `godwit resolve ${shown(id)} --${action}${needsIKnow ? " --i-know" : ""}`;
+    case "ask-destination":
+      return `godwit resolve ${shown(id)} --resume-source --psk-file KEY (or --tls-dir FOLDER)`;
+    case "restart-send":
+      return `godwit send ${qmp} --to ${quoted(peer ?? "ADDRESS")} (and the other options as before)`;
+    case "restart-receive":
+      return `godwit receive ${qmp} (and the other options as before)`;
+    default:
+      return null;
+  }
 }
 
-function oneLineKeepingIndent(line: string): string {
-  return `  ${oneLine(line)}`;
+/** As a shell takes it for one word. */
+function quoted(word: string): string {
+  return /^[\w@%+=:,./[\]-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
 function shown(id: string): string {

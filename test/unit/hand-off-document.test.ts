@@ -101,7 +101,8 @@ const source = (changes: Partial<SourceState>): SourceState => ({ ...SOURCE_STAR
 const stopped = { isStopped: true, isComplete: true };
 const SOURCES = {
   "streaming, the guest runs": source({}),
-  "streaming, the guest is stopped": source(stopped),
+  "streaming, the guest is stopped": source({ isStopped: true }),
+  "streaming, QEMU is complete": source(stopped),
   "streaming, stopped, LOADED heard": source({ isStopped: true, isLoaded: true }),
   committed: source({ ...stopped, phase: "committed" }),
   "giving-back": source({ phase: "giving-back" }),

@@ -181,6 +181,7 @@ describe("godwit resolve", () => {
       why: expect.stringContaining("handed over, and the destination has not answered; the guest is stopped"),
       can: [
         { action: "restart-send", needsIKnow: false },
+        { action: "ask-destination", needsIKnow: false },
         { action: "resume-source", needsIKnow: true },
       ],
       done: null,

@@ -8,7 +8,15 @@ import { type FoundSource, restartSource } from "../hand-off/source.ts";
 import type { SessionState } from "../hand-off/steps.ts";
 
 export type Owner = "source" | "destination" | "unknown";
-export type Action = "resume-source" | "run-destination" | "restart-send" | "restart-receive" | "wait" | "none";
+export type Action =
+  | "resume-source"
+  /** Resumes it once the destination has said that it does not run the VM, and has ended its copy. */
+  | "ask-destination"
+  | "run-destination"
+  | "restart-send"
+  | "restart-receive"
+  | "wait"
+  | "none";
 
 /** How this end's QEMU was found. "unknown": it can't be asked, or may be another one than the session's. */
 export type Found = FoundSource | FoundDestination | "unknown";
@@ -66,14 +74,18 @@ export function adviseOn(end: SessionEnd): Advice {
   const owner = ownerOf(end);
   if (end.pid !== null) {
     const program = end.role === "settings" ? "checkpoint save" : end.role === "source" ? "send" : "receive";
-    const text = `godwit ${program} (process ${end.pid}) is at it, and settles it by itself`;
+    const when = end.role === "settings" ? "by itself" : "once the other end answers";
+    const text = `godwit ${program} (process ${end.pid}) is at it, and settles it ${when}`;
     return { owner, why: whyOf(end), can: [option("wait", text)] };
   }
   if (end.role === "settings") return adviseOnSettings(end);
   if (end.isSettled) return { owner, why: whyOf(end), can: [option("none", "it is settled: there is nothing to do")] };
   if (end.found === "unknown") return { owner, why: whyOf(end), can: [option("none", UNKNOWN)] };
   const advice = end.role === "source" ? adviseSource(end, end.found) : adviseDestination(end, end.found);
-  return end.isCertain ? advice : { ...advice, can: advice.can.map(vouchedFor) };
+  if (end.isCertain) return advice;
+  // `send` goes on with the sessions of its very QEMU only.
+  const can = advice.can.filter(({ action }) => action !== "restart-send" && action !== "ask-destination");
+  return { ...advice, can: can.map(vouchedFor) };
 }
 
 /** What is done to a QEMU that may be another one needs a person who knows. */
@@ -95,14 +107,23 @@ function adviseSource(end: SessionEnd, found: Found): Advice {
   const step = restartSource(state, found as FoundSource);
   const isSafe = step?.actions.some(({ do: what }) => what === "give-back") ?? false;
   const text = found === "running" ? "closes the session: the guest runs here" : "lets the guest go on here";
-  return isSafe ? { owner, why, can: [option("resume-source", text)] } : { owner, why, can: [option("none", UNKNOWN)] };
+  if (!isSafe) return { owner, why, can: [option("none", UNKNOWN)] };
+  return { owner, why, can: [option("resume-source", text), TELL_AND_GO_ON] };
 }
 
+const TELL_AND_GO_ON = option("restart-send", "does the same, tells the destination, and begins the migration anew");
 const LOST_HERE =
   "the source QEMU has ended with the VM: if the destination holds a whole copy, godwit resolve there says so; else start the VM again from its disk";
 
+const ASKING = [
+  option("restart-send", "asks the destination; goes on with the migration if it has given up"),
+  option(
+    "ask-destination",
+    "asks the destination; if it does not run the VM, it ends its copy, and the guest goes on here",
+  ),
+];
+
 function adviseCommittedSource(end: SessionEnd, found: Found): Omit<Advice, "why"> {
-  const ask = option("restart-send", "start godwit send again, which asks the destination and does what follows");
   if (found === "gone")
     return { owner: "destination", can: [option("none", "the VM is at the destination, or nowhere: look there")] };
   if (found === "running") {
@@ -111,8 +132,8 @@ function adviseCommittedSource(end: SessionEnd, found: Found): Omit<Advice, "why
     return { owner: "unknown", can: [option("resume-source", text, true)] };
   }
   const text =
-    "lets the guest go on here: vouch that it does not run at the destination, never did, and never will (end the QEMU there); or have the destination asked, with --psk-file or --tls-dir";
-  return { owner: ownerOf(end), can: [ask, option("resume-source", text, true)] };
+    "lets the guest go on here: vouch that it does not run at the destination, never did, and never will (end the QEMU there)";
+  return { owner: ownerOf(end), can: [...ASKING, option("resume-source", text, true)] };
 }
 
 function adviseDestination(end: SessionEnd, found: Found): Advice {
@@ -123,10 +144,11 @@ function adviseDestination(end: SessionEnd, found: Found): Advice {
     step?.actions.some(
       (action) => action.do === what && (noted === undefined || ("state" in action && action.state === noted)),
     );
-  const tell = option("restart-receive", "start godwit receive again, which waits for the source and tells it");
+  const tell = option("restart-receive", "waits for the source, and tells it");
   if (does("run"))
     return { owner: "destination", why, can: [option("run-destination", "lets the guest run here"), tell] };
-  if (found === "running" && (state === "running" || does("journal", "running"))) {
+  if (found === "running" && state === "running") return { owner: "destination", why, can: [TELL_IF_OPEN] };
+  if (found === "running" && does("journal", "running")) {
     return { owner: "destination", why, can: [option("run-destination", "notes that the guest runs here"), tell] };
   }
   if (state === "running" && found === "held")
@@ -138,6 +160,10 @@ function adviseDestination(end: SessionEnd, found: Found): Advice {
   return adviseOnCopy({ ...end, state }, found, why);
 }
 
+const TELL_IF_OPEN = option(
+  "restart-receive",
+  "only if the session is open at the source too: waits for the source, and tells it; else there is nothing to do",
+);
 const AT_SOURCE = "the VM is the source's: if it is stopped there, godwit resolve --resume-source there lets it go on";
 const GONE_THERE = {
   running: "the VM has run here, and this QEMU has ended with it: start it again from its disk",
@@ -156,12 +182,14 @@ function adviseOnCopy(end: SessionEnd, found: Found, why: string): Advice {
     return { owner: "unknown", why, can: [option("run-destination", text, true)] };
   }
   const run = option("run-destination", `lets the guest run here: ${vouch}`, true);
-  return { owner: end.state === "loaded" ? "unknown" : "source", why, can: [wait, run] };
+  const can = end.state === "loaded" ? [wait, OF_NO_USE, run] : [wait, run];
+  return { owner: end.state === "loaded" ? "unknown" : "source", why, can };
 }
 
+const OF_NO_USE = option("none", "if godwit status at the source says that the VM is its own: end the QEMU here");
 const RESTART_WITH_COPY = {
-  loaded: "start godwit receive again, which waits for the source to hand the VM over",
-  streaming: "start godwit receive again, which ends this QEMU: its copy of the VM is of no use",
+  loaded: "waits for the source to hand the VM over, or to take it back",
+  streaming: "ends this QEMU: its copy of the VM is of no use",
 } as const;
 
 function adviseOnSettings({ hasSettings, found }: SessionEnd): Advice {
@@ -174,8 +202,9 @@ function adviseOnSettings({ hasSettings, found }: SessionEnd): Advice {
   return { owner: "source", why, can: [can] };
 }
 
-function whyOf({ role, state, isSettled, found }: SessionEnd): string {
-  return `${WHY[role === "destination" ? "destination" : "source"][state ?? "streaming"]}${isSettled ? "" : `; ${QEMU[found]}`}`;
+function whyOf({ role, state, isSettled, found, pid }: SessionEnd): string {
+  const noted = WHY[role === "destination" ? "destination" : "source"][state ?? "streaming"];
+  return isSettled || pid !== null ? noted : `${noted}; ${QEMU[found]}`;
 }
 
 const WHY: Readonly<Record<"source" | "destination", Readonly<Record<SessionState, string>>>> = {

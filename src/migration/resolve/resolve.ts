@@ -17,6 +17,8 @@ export interface SessionReport {
   readonly role: JournalRole;
   readonly vm: JournalHeader["vm"] | null;
   readonly peer: string | null;
+  /** Where its QEMU's monitor was. */
+  readonly qmpPath: string | null;
   /** Null: nothing was done yet; or the journal can't be read. */
   readonly state: SessionState | null;
   readonly settled: boolean;
@@ -59,12 +61,12 @@ export async function listSessions(stateDir: string): Promise<SessionReport[]> {
 
 function reportOf({ session: id, role, content, problem, pid }: ListedSession): SessionReport {
   if (content === null) {
-    const nothing = { vm: null, peer: null, state: null, settled: false, sinceMs: null };
+    const nothing = { vm: null, peer: null, qmpPath: null, state: null, settled: false, sinceMs: null };
     return { id, role, ...nothing, owner: "unknown", pid, problem };
   }
   const { header, state, isSettled: settled, sinceMs } = content;
-  const { vm, peer } = header;
-  return { id, role, vm, peer, state, settled, sinceMs, owner: ownerOf({ role, state }), pid, problem };
+  const { vm, peer, qmpPath } = header;
+  return { id, role, vm, peer, qmpPath, state, settled, sinceMs, owner: ownerOf({ role, state }), pid, problem };
 }
 
 /**
@@ -150,8 +152,9 @@ async function pick(store: SessionStore, { id, action }: ResolveOptions): Promis
 function assertMay({ can, why }: Advice, action: Action, iKnow: boolean): void {
   const may: Option | undefined = can.find((option) => option.action === action);
   if (may === undefined) {
-    const else_ = can.map(({ text }) => text).join("; or ");
-    throw new GodwitError("MIGRATION_UNSAFE", `that can't be done, as ${why}: ${else_}`, { action });
+    const instead = can.find(({ action }) => action === "none" || action === "wait")?.text;
+    const message = `that can't be done, as ${why}: ${instead ?? "without an action, godwit resolve says what can be"}`;
+    throw new GodwitError("MIGRATION_UNSAFE", message, { action });
   }
   if (may.needsIKnow && !iKnow) {
     const message = `${why}; it ${may.text}; then say so with --i-know`;
