@@ -186,7 +186,7 @@ function adviseOnCopy(end: SessionEnd, found: Found, why: string): Advice {
   return { owner: end.state === "loaded" ? "unknown" : "source", why, can };
 }
 
-const OF_NO_USE = option("none", "if godwit status at the source says that the VM is its own: end the QEMU here");
+const OF_NO_USE = option("none", "once the guest runs at the source: end the QEMU here, as its copy is of no use then");
 const RESTART_WITH_COPY = {
   loaded: "waits for the source to hand the VM over, or to take it back",
   streaming: "ends this QEMU: its copy of the VM is of no use",
