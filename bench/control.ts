@@ -1,7 +1,7 @@
 /**
  * The control loop on real guests: every case by godwit and by stock QEMU, in turn, each with a fresh guest.
  *
- *   node bench/control.ts [--runs N] [--no-stock] [--results FOLDER] [CASE...]     default: all cases, 3 runs; 25 minutes
+ *   node bench/control.ts [--runs N] [--no-stock] [--results FOLDER] [CASE...]     default: all cases, 3 runs; 20 minutes
  *
  * Each migration is a line of FOLDER/results.jsonl (default: evaluation/) and a trace in FOLDER/traces as soon as it has ended. What was
  * interrupted goes on where it was, unless the code has changed since. The section of docs/benchmarks.md is in FOLDER/report.md after
