@@ -53,6 +53,7 @@ test.runIf(isRoot)("a stock migration that never ends is given up", { timeout: 1
 
 test("a guest moves from QEMU 7.2 to 10.0", { timeout: 180_000 }, async () => {
   await using pair = await startPair({ qemu: "7.2", destinationQemu: "10.0", machine: "pc-q35-7.2" });
+  await pair.source.ticks.waitFor(/\d/, 10_000);
   await pair.source.qmp.execute("stop"); // under TCG, QEMU 7.2 loses what its guest writes while it moves
   await stockMigration(pair.source, pair.destination);
   pair.destination.console.send("echo still here | tr a-z A-Z");
