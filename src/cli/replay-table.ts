@@ -1,4 +1,5 @@
 /** Scores as tables for people. Pure. */
+import { medianOf } from "../control/arithmetic.ts";
 import { guestLossMs, type Score } from "../control/simulation/compare.ts";
 import { formatBytes, formatDuration, oneLine } from "./format.ts";
 
@@ -31,11 +32,11 @@ export function overviewLines(scores: readonly Score[]): string[] {
     return [
       name,
       `${ended.length} of ${own.length}`,
-      formatDuration(median(own.map(({ totalMs }) => totalMs))),
-      formatBytes(median(own.map(({ wireBytes }) => wireBytes))),
-      ended.length === 0 ? "-" : formatDuration(median(ended.map(({ downtimeMs }) => downtimeMs!))),
-      ended.length === 0 ? "-" : formatDuration(Math.max(0, median(ended.map(({ regretMs }) => regretMs!)))),
-      name === first ? "" : median(shares).toFixed(2),
+      formatDuration(medianOf(own.map(({ totalMs }) => totalMs))!),
+      formatBytes(medianOf(own.map(({ wireBytes }) => wireBytes))!),
+      ended.length === 0 ? "-" : formatDuration(medianOf(ended.map(({ downtimeMs }) => downtimeMs!))!),
+      ended.length === 0 ? "-" : formatDuration(Math.max(0, medianOf(ended.map(({ regretMs }) => regretMs!))!)),
+      name === first ? "" : medianOf(shares)!.toFixed(2),
       name === first ? "" : Math.max(...shares).toFixed(2),
     ];
   });
@@ -50,11 +51,6 @@ export function overviewLines(scores: readonly Score[]): string[] {
 /** Nothing where only the other does not end. */
 function shareOf(lossMs: number, otherMs: number): number {
   return Number.isFinite(lossMs) ? lossMs / otherMs : Number.POSITIVE_INFINITY;
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)]!;
 }
 
 /** Names to the left, the rest to the right. */

@@ -1,4 +1,5 @@
 /** How a migration will go on: simulated with the load and the link that were seen so far, under the policy that decides. */
+import { medianOf } from "./arithmetic.ts";
 import type { Estimate } from "./downtime.ts";
 import { hasPaused, knownShareOf, pauses } from "./pauses.ts";
 import type { Policy } from "./policy.ts";
@@ -6,7 +7,7 @@ import { type MigrationFacts, PAGE_BYTES, type RoundSample } from "./samples.ts"
 import { sendingOf } from "./sending.ts";
 import { simulate } from "./simulation/engine.ts";
 import { NoisySamples } from "./simulation/noise.ts";
-import type { PageClass, Scenario } from "./simulation/scenario.ts";
+import { pagesOf, type Scenario } from "./simulation/scenario.ts";
 import { constant, cycle, randomOf, type Steps, sequence } from "./simulation/steps.ts";
 import { loadOf } from "./simulation/trace-load.ts";
 
@@ -126,11 +127,11 @@ export class Forecaster {
     const restsMs = rests.map(({ ms }) => ms).sort((a, b) => a - b);
     const { low, high } = seen.isSteady ? STEADY : UNSTEADY;
     const totalMs = {
-      expected: last.atMs + medianOf(restsMs),
+      expected: last.atMs + medianOf(restsMs)!,
       low: last.atMs + low * restsMs[0]!,
       high: last.atMs + high * restsMs.at(-1)!,
     };
-    return { totalMs, residualPages: medianOf(rests.map(({ residualPages }) => residualPages)) };
+    return { totalMs, residualPages: medianOf(rests.map(({ residualPages }) => residualPages))! };
   }
 
   /** What was seen, and goes on like that. */
@@ -166,10 +167,6 @@ export class Forecaster {
   }
 }
 
-function pagesOf(classes: readonly PageClass[]): number {
-  return classes.reduce((sum, { pages }) => sum + pages, 0);
-}
-
 function drawOf(scenario: Scenario, policy: Policy, lastRound: number, leftMs: number): Draw {
   let lastMs: number | undefined;
   let events = 1;
@@ -186,8 +183,4 @@ function drawOf(scenario: Scenario, policy: Policy, lastRound: number, leftMs: n
 function wavering(bytesPerSecond: number, random: () => number): Steps {
   const value = () => bytesPerSecond * (1 + PACE_SHARE * (2 * random() - 1));
   return cycle(...Array.from({ length: PACES }, () => ({ ms: PACE_MS, value: value() })));
-}
-
-function medianOf(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
 }

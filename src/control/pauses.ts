@@ -1,9 +1,10 @@
 /** Whether a load has paused in a round, as far as two rounds show it, and how it may go on. */
+import { meanOfDecay } from "./arithmetic.ts";
 import type { RoundSample } from "./samples.ts";
 import { constant, cycle, type Steps, sequence } from "./simulation/steps.ts";
 
 /** A page that was written before it was sent is known to be unchanged so often at most, else the sender has forgotten it: 0.7 to 0.85 in the lab. */
-const MOST_KNOWN = 0.8;
+export const MOST_KNOWN = 0.8;
 /** The bulk round goes through the memory in order, which leaves fewer unchanged than were sent at random: so many times. */
 const BULK_TIMES = 1.25;
 /** A load has paused where no more than this share of the pages have changed that would have under a steady one. */
@@ -44,9 +45,4 @@ export function pauses(seenMs: number, random: () => number): Steps {
 /** The share of a round's pages that went as `same`. */
 function sameOf({ pages, pagesByForm }: RoundSample): number {
   return (pagesByForm.same ?? 0) / Math.max(1, pages - (pagesByForm.zero ?? 0));
-}
-
-/** Of e^−x from 0 to `x`. */
-function meanOfDecay(x: number): number {
-  return x < 1e-9 ? 1 : -Math.expm1(-x) / x;
 }

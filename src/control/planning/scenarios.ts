@@ -1,8 +1,9 @@
 /** Scenarios that are all like what was measured of a VM and a link, and differ by as much as that is uncertain. */
 
 import type { DowntimeModel, Estimate } from "../downtime.ts";
+import { MOST_KNOWN } from "../pauses.ts";
 import { PAGE_BYTES } from "../samples.ts";
-import { RAW_BYTES_PER_PAGE } from "../simulation/guest-memory.ts";
+import { RAW_BYTES_PER_PAGE, RAW_BYTES_PER_ZERO_PAGE } from "../simulation/guest-memory.ts";
 import { QEMU_BYTES_PER_SECOND } from "../simulation/pace.ts";
 import type { Scenario, Stretch } from "../simulation/scenario.ts";
 import { constant, cycle, type Steps, shifted } from "../simulation/steps.ts";
@@ -24,8 +25,6 @@ const GROWTH = [1, 3, 10, 30];
 const MOST_ON_DISK = 0.8;
 const DISK_BYTES_PER_PAGE = 6;
 const ZERO_BYTES_PER_PAGE = 0.05;
-/** A zero page in QEMU's stream (migration/ram.c, save_zero_page_to_file). */
-const RAW_BYTES_PER_ZERO_PAGE = 9;
 /** From the start of the command to QEMU's first byte: connecting, opening disks, agreeing with the destination. */
 const START_MS: Estimate = { expected: 400, low: 200, high: 900 };
 /**
@@ -34,8 +33,6 @@ const START_MS: Estimate = { expected: 400, low: 200, high: 900 };
  */
 const PACE = 0.95;
 const PACE_DEVIATION = 0.03;
-/** Of pages that were written before they were sent, and so are found dirty though unchanged, those that the page cache knows. */
-const UNCHANGED_SHARE = 0.8;
 /**
  * The ends' pace with one thread that packs and the most with more of them, on a machine on which zstd 1 packs REFERENCE_ZSTD a second; where
  * guests and both ends share two cores, two fifths of it were seen (docs/benchmarks.md: the sender, the receiver, real migrations).
@@ -107,7 +104,7 @@ export function scenarioDrawer(findings: Findings, downtime: DowntimeModel, rand
           phases.onShare,
         ),
         rawBytesPerPage: changed.rawBytesPerPage,
-        unchangedShare: UNCHANGED_SHARE,
+        unchangedShare: MOST_KNOWN,
         activity: phases.activity,
       },
       link: constant(goodput),

@@ -6,15 +6,13 @@ import { hasPaused, knownShareOf } from "../pauses.ts";
 import { PAGE_BYTES } from "../samples.ts";
 import { MOST_SAME } from "../sending.ts";
 import type { Trace, TraceRound } from "../trace.ts";
-import { RAW_BYTES_PER_PAGE } from "./guest-memory.ts";
+import { RAW_BYTES_PER_PAGE, RAW_BYTES_PER_ZERO_PAGE } from "./guest-memory.ts";
 import { QEMU_BYTES_PER_SECOND, speedOf } from "./pace.ts";
-import type { Scenario, Stretch } from "./scenario.ts";
+import { pagesOf, type Scenario, type Stretch } from "./scenario.ts";
 import { shifted } from "./steps.ts";
 import { areHeldByEnds, isHeldByEnds, LINK_SHARE, linkOf, meanOf, pacedOf, stagesOf } from "./trace-link.ts";
 import { type Load, type LoadRound, loadOf } from "./trace-load.ts";
 
-/** A zero page in QEMU's stream (migration/ram.c, save_zero_page_to_file). */
-const RAW_BYTES_PER_ZERO_PAGE = 9;
 /** Of the bulk round every slice has its share of each form, as where in the memory they lay is not in the trace. */
 const BULK_SLICES = 32;
 /** A sync alone takes longer (SYNC_MS of the engine); rounds of less would have a simulation go on in steps of them. */
@@ -174,7 +172,7 @@ function costOf(
   if (pages === 0) return { wireBytesPerPage: costOfLiterals(bulk!), unchangedShare: 0 };
   const samePages = sum(({ pagesByForm }) => pagesByForm.same ?? 0);
   const paced = pacedOf(later);
-  const workingPages = load.classes.reduce((sum, one) => sum + one.pages, 0);
+  const workingPages = pagesOf(load.classes);
   const isLinkBound = !areHeldByEnds(paced) && samePages < MOST_SAME * pages;
   const isEven = load.isSteady && !paced.some((round, i) => i > 0 && hasPaused(paced[i - 1]!, round, workingPages));
   if (paced.length < STEADY_ROUNDS || !isEven || !isLinkBound) {

@@ -1,8 +1,11 @@
+import { meanOfDecay } from "../arithmetic.ts";
 import { type Form, PAGE_BYTES } from "../samples.ts";
-import type { PageClass, Stretch, Workload } from "./scenario.ts";
+import { type PageClass, pagesOf, type Stretch, type Workload } from "./scenario.ts";
 
 /** A literal page in QEMU's stream: 8 bytes of address and flags before it (migration/ram.c, save_page_header). */
 export const RAW_BYTES_PER_PAGE = PAGE_BYTES + 8;
+/** A zero page in it: the same 8 bytes and one for the value (migration/ram.c, save_zero_page_to_file). */
+export const RAW_BYTES_PER_ZERO_PAGE = 9;
 
 interface ClassState extends PageClass {
   /** Pages whose bit is set in QEMU's bitmap: they wait to be sent. */
@@ -42,7 +45,7 @@ export class GuestMemory {
     this.totalPages = memoryBytes / PAGE_BYTES;
     this.#stretches = stretches;
     this.#stretchLeft = stretches[0]!.pages;
-    const written = classes.reduce((sum, { pages }) => sum + pages, 0);
+    const written = pagesOf(classes);
     // Memory that is never written waits but once; should QEMU sync before all of it was sent, it is of the mean kind.
     const rest = this.totalPages - written;
     const restCost = stretches.reduce((sum, s) => sum + s.pages * s.wireBytesPerPage, 0) / this.totalPages;
@@ -148,5 +151,5 @@ function coverage({ pattern, exposure }: ClassState): number {
 /** Of pages sent evenly in the last stretch of time, the share that was written between the last sync and its sending, and not since. */
 function writtenBefore({ pattern, exposure, writes }: ClassState): number {
   if (pattern === "walk") return 0;
-  return (writes > 0 ? -Math.expm1(-writes) / writes : 1) - Math.exp(-exposure);
+  return meanOfDecay(writes) - Math.exp(-exposure);
 }

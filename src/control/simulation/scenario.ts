@@ -15,6 +15,11 @@ export interface PageClass {
   wireBytesPerPage: number;
 }
 
+/** Of all of them. */
+export function pagesOf(classes: readonly PageClass[]): number {
+  return classes.reduce((sum, { pages }) => sum + pages, 0);
+}
+
 /** A stretch of guest memory as the bulk round meets it. */
 export interface Stretch {
   form: Form;

@@ -1,5 +1,6 @@
 /** The link that a trace shows: as fast as its goodput was, stretch by stretch. */
 import { GodwitError } from "../../errors.ts";
+import { medianOf } from "../arithmetic.ts";
 import type { Trace, TraceRound, TraceTick } from "../trace.ts";
 import { cycle, type Steps, sequence } from "./steps.ts";
 
@@ -29,7 +30,7 @@ export interface Stage {
  */
 export function stagesOf({ ticks, rounds }: Trace): Stage[] {
   const stages = ticks.length > 2 ? windowsOf(ticks) : rounds.map(stageOfRound);
-  const usual = medianOf(stages.map(({ value }) => value).filter((value) => value > 0));
+  const usual = medianOf(stages.map(({ value }) => value).filter((value) => value > 0)) ?? 0;
   const first = stages.findIndex(({ value }) => value >= STARTING_SHARE * usual);
   if (first < 0) throw new GodwitError("CONTROL_TRACE_TOO_SHORT", "the trace never saw the link's speed");
   const known = stages.map(({ ms, value }, i) => ({ ms, value: i < first ? stages[first]!.value : value }));
@@ -124,8 +125,4 @@ export function meanOf(stages: readonly Stage[], ms: number): number {
   const first = firstOf(stages, ms);
   if (first.length === 0) return stages[0]!.value;
   return first.reduce((sum, one) => sum + one.value * one.ms, 0) / first.reduce((sum, one) => sum + one.ms, 0);
-}
-
-function medianOf(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 }

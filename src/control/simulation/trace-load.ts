@@ -1,7 +1,7 @@
 /** The load that a trace's rounds show: what is written all the time, what now and then, and how busily in each round. */
 import { ITERATION_MS } from "../qemu.ts";
 import type { RoundSample } from "../samples.ts";
-import type { PageClass } from "./scenario.ts";
+import { type PageClass, pagesOf } from "./scenario.ts";
 import { constant, cycle, type Steps, sequence } from "./steps.ts";
 
 /** Working sets that are tried, as multiples of the most that was dirty at once. */
@@ -107,7 +107,7 @@ function coldWrites(round: LoadRound, hot: number, cold: number): number {
 
 /** By how much the writes of all sets have to be multiplied to dirty in the round what was dirtied. */
 function activityIn(round: LoadRound, classes: readonly PageClass[]): number {
-  const pages = classes.reduce((sum, one) => sum + one.pages, 0);
+  const pages = pagesOf(classes);
   const free = 1 - waitingOf(round) / pages;
   const seconds = guestMsOf(round) / 1000;
   const dirtiedAt = (activity: number) =>
