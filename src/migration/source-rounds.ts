@@ -185,8 +185,8 @@ export class SourceRounds {
     this.#pagesAtStop = pagesSent(this.#parts.sender.counts) - this.#sampler.pagesSinceSync;
   }
 
-  /** It was a user who has stopped the guest: the migration goes on as before. */
-  onUserStop(): void {
+  /** It was a user who has stopped the guest, or itself: the migration goes on as before. */
+  onOtherStop(): void {
     this.#isStopped = false;
     this.#pagesAtStop = undefined;
   }

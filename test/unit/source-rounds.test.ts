@@ -178,7 +178,7 @@ test("a user who stops the guest and lets it go on leaves things as they were", 
   const fixture = await begin(() => ({ remaining: 600 * PAGE_BYTES, normal: 400 }));
   fixture.rounds.onStop();
   expect(fixture.rounds.residualBytes).toBe(0);
-  fixture.rounds.onUserStop();
+  fixture.rounds.onOtherStop();
   expect(fixture.rounds.residualBytes).toBeNull();
   fixture.rounds.onSync(pass(1));
   await vi.waitFor(() => expect(fixture.limits.length).toBeGreaterThan(0));
