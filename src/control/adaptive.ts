@@ -54,6 +54,8 @@ export class AdaptivePolicy implements Policy {
   #forecaster: Forecaster | undefined;
   /** What the limit accepts that was set last. */
   #acceptedPages = 0;
+  /** And that is hoped for, not expected. */
+  #isWaiting = false;
   #facts: MigrationFacts = { memoryBytes: 0, hasSwitchoverBandwidth: true };
   #settling: Settling | undefined;
   #round: RoundSample | undefined;
@@ -114,10 +116,11 @@ export class AdaptivePolicy implements Policy {
     if (this.#round === undefined || this.#link.pagesPerMs === 0 || this.#model.rounds < 2) return undefined;
     const makePolicy = () => new AdaptivePolicy(this.#promises, this.#earlier);
     const rest = this.#forecaster?.rest(this.#seen, makePolicy) ?? null;
-    const pages =
-      this.#settling === undefined && rest !== null ? rest.residualPages / FOUND.expected : this.#acceptedPages;
+    const isShrinking = this.#settling === undefined && !this.#hasEnded;
+    const pages = isShrinking && rest !== null ? rest.residualPages / FOUND.expected : this.#acceptedPages;
+    const isAtBest = isShrinking ? rest === null : this.#isWaiting;
     const downtimeParts = this.#predictParts(pages);
-    return { downtimeMs: totalOf(downtimeParts), downtimeParts, totalMs: rest?.totalMs ?? null };
+    return { isAtBest, downtimeMs: totalOf(downtimeParts), downtimeParts, totalMs: rest?.totalMs ?? null };
   }
 
   get #seen(): Seen {
@@ -181,23 +184,30 @@ export class AdaptivePolicy implements Policy {
   #endInTime(atMs: number, remainingBytes: number, wireBytes: number): Decision | undefined {
     const { goodputBytesPerSecond, wireBytesPerPage } = this.#link;
     const sinceMs = Math.max(0, atMs - (this.#round?.atMs ?? atMs)) * this.#speed;
-    const pages = Math.min(this.#facts.memoryBytes, remainingBytes) / PAGE_BYTES + this.#model.interval(sinceMs).high;
+    const waitingPages = Math.min(this.#facts.memoryBytes, remainingBytes) / PAGE_BYTES;
+    const mostPages = waitingPages + this.#model.interval(sinceMs).high;
     const { deadlineMs, maxBytes } = this.#promises;
     if (deadlineMs === undefined && maxBytes === undefined) return undefined;
-    const predictedMs = this.#predict(pages);
     const due = dueBy(this.#promises, {
       atMs,
       wireBytes,
-      downtimeMs: predictedMs.expected,
-      residualWireBytes: pages * wireBytesPerPage,
+      downtimeMs: this.#predict(mostPages).expected,
+      residualWireBytes: mostPages * wireBytesPerPage,
       goodputBytesPerSecond,
     });
     if (due === undefined) return undefined;
     const isOver = overdueBy(this.#promises, { atMs, wireBytes }) === due;
+    // What the guest writes to that waits still is not found twice.
+    const roundPages = (this.#round?.remainingBytes ?? 0) / PAGE_BYTES;
+    const sentShare = roundPages > 0 ? Math.max(0, 1 - waitingPages / roundPages) : 1;
+    const pages = waitingPages + sentShare * this.#model.pages(sinceMs);
+    const predictedMs = this.#predict(pages);
     const { maxDowntimeMs = Number.POSITIVE_INFINITY, onStall } = this.#promises;
     const isTooLong = predictedMs.expected > maxDowntimeMs;
     if (isTooLong && onStall === "abort")
       return { kind: "abort", reason: say.dueButTooLong(due, isOver, predictedMs, "abort") };
+    this.#acceptedPages = pages;
+    this.#isWaiting = false;
     return {
       kind: "switch",
       predictedMs,
@@ -267,7 +277,9 @@ export class AdaptivePolicy implements Policy {
     this.#setBandwidth = bandwidth;
     this.#acceptedPages = Math.min(thresholdBytes / PAGE_BYTES, lastPages);
     const predictedMs = this.#predict(this.#acceptedPages);
-    return { ...explain(predictedMs), limit: limitOf(thresholdBytes, bandwidth, hasSwitchoverBandwidth), predictedMs };
+    const explained = explain(predictedMs);
+    this.#isWaiting = explained.kind === "wait";
+    return { ...explained, limit: limitOf(thresholdBytes, bandwidth, hasSwitchoverBandwidth), predictedMs };
   }
 
   /** What may be left for --max-downtime to hold. */

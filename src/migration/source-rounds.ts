@@ -125,7 +125,7 @@ export class SourceRounds {
   /** What was sent from the last sync with the guest running on; null unless it was stopped. */
   get residualBytes(): number | null {
     if (this.#pagesAtStop === undefined) return null;
-    return (pagesSent(this.#parts.sender.counts) - this.#pagesAtStop) * PAGE_BYTES;
+    return Math.round(pagesSent(this.#parts.sender.counts) - this.#pagesAtStop) * PAGE_BYTES;
   }
 
   /** Starts the migration to a unix socket, with QEMU set as the policy wants it. */
