@@ -287,14 +287,14 @@ export class SourceSession {
     this.#sender?.hurry();
     handOff.hurry(true);
     stop.then(
-      (byMigration) => (byMigration ? handOff.guestStopped() : this.#onUserStop(handOff)),
+      (byMigration) => (byMigration ? handOff.guestStopped() : this.#onOtherStop(handOff)),
       () => {}, // The QMP is gone, which is noticed elsewhere.
     );
   }
 
-  /** It was a user who has stopped the guest: the migration goes on as before. */
-  #onUserStop(handOff: SourceHandOff): void {
-    this.#rounds?.onUserStop();
+  /** It was a user who has stopped the guest, or itself: the migration goes on as before. */
+  #onOtherStop(handOff: SourceHandOff): void {
+    this.#rounds?.onOtherStop();
     this.#sender?.calmDown();
     handOff.hurry(false);
   }
