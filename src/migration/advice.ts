@@ -15,6 +15,7 @@ const ADVICE: Readonly<Record<string, string | Readonly<Record<Side, string>>>> 
     destination: "start the destination QEMU afresh with -incoming defer -S",
   },
   QMP_CAPABILITY: "switch it off with migrate-set-capabilities",
+  QMP_PARAMETER: "set it with migrate-set-parameters",
   WIRE_UNREACHABLE: "start godwit receive there, and check the address, the port and the firewall",
   WIRE_WRONG_KEY: "use the same key file at both ends (godwit key makes one)",
   WIRE_CERTIFICATE: "see docs/commands.md, Certificates",

@@ -137,6 +137,7 @@ export class Session {
       const firstData = withTimeout(this.#firstData.promise, FIRST_DATA_TIMEOUT_MS, "the source sent nothing");
       await this.#failure.or(firstData);
       status = settledStatus(await this.#take(), this.#options.onEvent);
+      if (status === "completed") await this.#vm.restoreSettings();
     } catch (error) {
       status = this.#refuse(error);
     } finally {

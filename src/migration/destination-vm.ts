@@ -7,6 +7,7 @@ import {
   setCapabilities,
   waitForMigrationStatus,
 } from "../qemu/migrate.ts";
+import { assertPlainStream, PLAIN_STREAM } from "../qemu/plain-stream.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
 
 /** QEMU ends within milliseconds of `quit`, but writes back what its disks' caches hold first. */
@@ -18,14 +19,19 @@ export class DestinationVm {
   #hasStarted = false;
   #starting: Promise<void> | undefined;
   #isGivenUp = false;
+  #undoCapabilities: Record<string, boolean> = {};
 
   private constructor(qmp: QmpClient) {
     this.#qmp = qmp;
   }
 
-  /** @throws GodwitError QMP_WRONG_STATE when it does not wait for a migration */
+  /**
+   * @throws GodwitError QMP_WRONG_STATE when it does not wait for a migration, QMP_CAPABILITY or QMP_PARAMETER when it waits for another
+   * kind
+   */
   static async open(qmp: QmpClient): Promise<DestinationVm> {
     await assertCanBeDestination(qmp);
+    await assertPlainStream(qmp);
     return new DestinationVm(qmp);
   }
 
@@ -56,7 +62,8 @@ export class DestinationVm {
 
   async #start(uri: string): Promise<void> {
     await this.assertWaits();
-    await setCapabilities(this.#qmp, { events: true, "late-block-activate": true });
+    const wanted = { ...PLAIN_STREAM, events: true, "late-block-activate": true };
+    this.#undoCapabilities = await setCapabilities(this.#qmp, wanted);
     await holdAfterLoad(this.#qmp);
     if (this.#isGivenUp) throw new GodwitError("MIGRATION_CANCELLED", "the migration was given up");
     this.#hasStarted = true; // also where the answer is lost
@@ -120,6 +127,13 @@ export class DestinationVm {
         { cause },
       );
     }
+  }
+
+  /** Puts back what was changed in QEMU's settings; it is not told whether that has worked, as the VM is well either way. */
+  async restoreSettings(): Promise<void> {
+    if (Object.keys(this.#undoCapabilities).length === 0) return;
+    await setCapabilities(this.#qmp, this.#undoCapabilities).catch(() => {});
+    this.#undoCapabilities = {};
   }
 
   /**

@@ -11,6 +11,7 @@ import {
   setCapabilities,
   waitForMigrationStatus,
 } from "../qemu/migrate.ts";
+import { assertPlainStream, PLAIN_STREAM } from "../qemu/plain-stream.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
 import type { QemuSettings } from "../store/journal-format.ts";
 
@@ -18,8 +19,6 @@ import type { QemuSettings } from "../store/journal-format.ts";
 const ENDED: readonly MigrationStatus[] = ["none", "completed", "failed", "cancelled"];
 /** QEMU cancels by shutting its socket; it takes longer only while it saves the state of a large device. */
 const CANCEL_TIMEOUT_MS = 30_000;
-/** Capabilities with which QEMU does not write one stream to one socket (QEMU qapi/migration.json, MigrationCapability). */
-const OTHER_WAYS = ["multifd", "mapped-ram", "background-snapshot", "x-colo", "rdma-pin-all"];
 
 /** What `start`, `setLimit` and `setThrottle` may change. */
 const CHANGED_PARAMETERS = [
@@ -72,15 +71,13 @@ export class SourceVm {
     this.#parameters = parameters;
   }
 
-  /** @throws GodwitError QMP_WRONG_STATE when the VM can't be migrated now, QMP_CAPABILITY when QEMU is set to a way that we can't carry */
+  /**
+   * @throws GodwitError QMP_WRONG_STATE when the VM can't be migrated now, QMP_CAPABILITY or QMP_PARAMETER when QEMU is set to a way that
+   * we can't carry
+   */
   static async open(qmp: QmpClient): Promise<SourceVm> {
     const runState = await assertCanBeSource(qmp);
-    const capabilities = await migrationCapabilities(qmp);
-    const inTheWay = OTHER_WAYS.find((name) => capabilities.get(name));
-    if (inTheWay !== undefined) {
-      const message = `QEMU's migration capability ${inTheWay} is on, and godwit can't carry such a stream`;
-      throw new GodwitError("QMP_CAPABILITY", message, { capability: inTheWay });
-    }
+    await assertPlainStream(qmp);
     return new SourceVm(qmp, runState === "running", await qmp.execute("query-migrate-parameters"));
   }
 
@@ -103,7 +100,7 @@ export class SourceVm {
     // The last two would make QEMU wait for what nobody says: `migrate-continue`, and a destination with that capability.
     const usual = { events: true, "return-path": true, "pause-before-switchover": false, "switchover-ack": false };
     const throttle = setup.canThrottle ? { "auto-converge": true } : {};
-    const wanted = { ...usual, ...throttle, ...setup.capabilities };
+    const wanted = { ...PLAIN_STREAM, ...usual, ...throttle, ...setup.capabilities };
     this.#parameters = await this.#qmp.execute("query-migrate-parameters");
     if (setup.noteSettings !== undefined) {
       const capabilities = await migrationCapabilities(this.#qmp);

@@ -182,6 +182,10 @@ export interface MigrationParameters {
   readonly "announce-max"?: number;
   readonly "announce-rounds"?: number;
   readonly "announce-step"?: number;
+  /** The id of an object; empty for none. */
+  readonly "tls-creds"?: string;
+  /** Since 8.2. */
+  readonly mode?: string;
 }
 
 type None = Readonly<Record<string, never>>;

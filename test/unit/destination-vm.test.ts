@@ -11,6 +11,7 @@ async function opened(commands: Record<string, unknown>) {
     "query-status": WAITS,
     "query-migrate": {},
     "query-migrate-capabilities": [],
+    "query-migrate-parameters": {},
     "migrate-set-capabilities": {},
     stop: {},
     "migrate-incoming": {},
