@@ -194,7 +194,7 @@ test("the command: a report, an exit code, one line for what is wrong", async ()
   const qmp = ["--qmp", fake.path];
   const [kept, broken, nowhere, noKey, noQemu] = [
     await run(...qmp, "--bandwidth", "80Mbit", "--json"),
-    await run(...qmp, "--bandwidth", "80Mbit", "--max-bytes", "100"),
+    await run(...qmp, "--bandwidth", "80Mbit", "--max-bytes", "64K"),
     await run(...qmp),
     await run(...qmp, "--to", "127.0.0.1:1"),
     await run("--qmp", join(stateDir, "none"), "--bandwidth", "1Gbit"),
