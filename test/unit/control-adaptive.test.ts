@@ -262,10 +262,13 @@ describe("--deadline and --max-bytes", () => {
     [{ maxDowntimeMs: Number.NaN }, "--max-downtime must be more than 0"],
     [{ maxBytes: -1 }, "--max-bytes must be more than 0"],
     [{ deadlineMs: 5 }, "no migration ends within 5 ms"],
+    [{ maxBytes: 20 }, "no migration fits into 20 bytes, as --max-bytes asks for"],
     [{ deadlineMs: 1000, maxDowntimeMs: 1000 }, "--max-downtime is not less than --deadline"],
   ])("%j makes no sense", (promises, message) => {
     expect(() => assertPromises({ onStall: "switch", ...promises })).toThrow(message);
-    expect(() => assertPromises({ onStall: "switch", maxDowntimeMs: 1, deadlineMs: 1000, maxBytes: 1 })).not.toThrow();
+    expect(() =>
+      assertPromises({ onStall: "switch", maxDowntimeMs: 1, deadlineMs: 1000, maxBytes: 65_536 }),
+    ).not.toThrow();
   });
 });
 
