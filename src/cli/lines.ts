@@ -88,13 +88,14 @@ function roundLine(event: Extract<MigrationEvent, { event: "round" }>): string {
   const rate = ms > 0 ? ` (${formatLinkRate((wireBytes * 1000) / ms)})` : "";
   const traffic = `${formatBytes(rawBytes)} as ${formatBytes(wireBytes)} on the wire${rate}`;
   const what = `${formatCount(pages)} pages in ${formatDuration(ms)}, ${traffic}`;
-  return `${roundName(round)}: ${what}, ${formatBytes(remainingBytes)} left`;
+  return `${roundName(round)}: ${what}${remainingBytes === null ? "" : `, ${formatBytes(remainingBytes)} left`}`;
 }
 
 /** `expected: downtime 690 ms (550 ms to 810 ms), total 12.3 s (11.9 s to 13.0 s)`. */
-export function predictedText({ downtimeMs, totalMs }: Extract<MigrationEvent, { event: "predicted" }>): string {
+export function predictedText(event: Extract<MigrationEvent, { event: "predicted" }>): string {
+  const { downtimeMs, totalMs, isAtBest } = event;
   const total = totalMs === null ? "" : `, total ${estimateText(totalMs)}`;
-  return `expected: downtime ${estimateText(downtimeMs)}${total}`;
+  return `expected${isAtBest ? " at best" : ""}: downtime ${estimateText(downtimeMs)}${total}`;
 }
 
 function estimateText({ expected, low, high }: Estimate): string {

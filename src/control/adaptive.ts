@@ -28,8 +28,12 @@ const SAME_FLOOR = 2;
 const OWN_CHANGE = 0.1;
 /** A round that QEMU cut short by an early look, with more than this share of it unsent, does not show all that was dirtied in it. */
 const WHOLE_SHARE = 0.25;
-/** The bulk round is projected from its pace so far; for the first seconds that means nothing. */
+/**
+ * The bulk round is projected from its pace so far; for the first seconds that means nothing. Later neither, of memory that is full at its
+ * beginning and empty at its end: what is left may go so much faster.
+ */
 const PROJECT_FROM_MS = 3000;
+const PROJECT_SHARE = 0.1;
 /** QEMU looks now and then, so it finds somewhat less than its threshold: these shares of it, expected and in nine of ten. */
 const FOUND = { expected: 0.97, low: 0.8, high: 1.05 };
 /** A promise counts on parts that take longer than expected: by so much of the way to the end of their interval. */
@@ -50,6 +54,8 @@ export class AdaptivePolicy implements Policy {
   #forecaster: Forecaster | undefined;
   /** What the limit accepts that was set last. */
   #acceptedPages = 0;
+  /** And that is hoped for, not expected. */
+  #isWaiting = false;
   #facts: MigrationFacts = { memoryBytes: 0, hasSwitchoverBandwidth: true };
   #settling: Settling | undefined;
   #round: RoundSample | undefined;
@@ -110,10 +116,11 @@ export class AdaptivePolicy implements Policy {
     if (this.#round === undefined || this.#link.pagesPerMs === 0 || this.#model.rounds < 2) return undefined;
     const makePolicy = () => new AdaptivePolicy(this.#promises, this.#earlier);
     const rest = this.#forecaster?.rest(this.#seen, makePolicy) ?? null;
-    const pages =
-      this.#settling === undefined && rest !== null ? rest.residualPages / FOUND.expected : this.#acceptedPages;
+    const isShrinking = this.#settling === undefined && !this.#hasEnded;
+    const pages = isShrinking && rest !== null ? rest.residualPages / FOUND.expected : this.#acceptedPages;
+    const isAtBest = isShrinking ? rest === null : this.#isWaiting;
     const downtimeParts = this.#predictParts(pages);
-    return { downtimeMs: totalOf(downtimeParts), downtimeParts, totalMs: rest?.totalMs ?? null };
+    return { isAtBest, downtimeMs: totalOf(downtimeParts), downtimeParts, totalMs: rest?.totalMs ?? null };
   }
 
   get #seen(): Seen {
@@ -125,9 +132,12 @@ export class AdaptivePolicy implements Policy {
   }
 
   #decide(atMs: number, remainingBytes: number, round: number, wireBytes: number): Decision | undefined {
-    if (this.#hasEnded || this.#link.isStill || this.#link.pagesPerMs === 0) return undefined;
+    if (this.#hasEnded) return undefined;
+    // A deadline passes over a link that stands still too.
+    const broken = this.#breakEnd(atMs, round, wireBytes);
+    if (broken === undefined && (this.#link.isStill || this.#link.pagesPerMs === 0)) return undefined;
     const decision =
-      this.#breakEnd(atMs, round, wireBytes) ??
+      broken ??
       (round === 0
         ? this.#foresee(atMs, remainingBytes, wireBytes)
         : (this.#endInTime(atMs, remainingBytes, wireBytes) ?? this.#boundDowntime(atMs)));
@@ -161,10 +171,11 @@ export class AdaptivePolicy implements Policy {
     }
     const done = 1 - remainingBytes / this.#facts.memoryBytes;
     if (this.#isEndBroken || atMs < PROJECT_FROM_MS || done < 0.05) return undefined;
-    const isLate = deadlineMs !== undefined && atMs / done > deadlineMs;
-    const isLong = maxBytes !== undefined && wireBytes / done > maxBytes;
+    const atLeast = 1 + PROJECT_SHARE * (1 / done - 1);
+    const isLate = deadlineMs !== undefined && atMs * atLeast > deadlineMs;
+    const isLong = maxBytes !== undefined && wireBytes * atLeast > maxBytes;
     if (!isLate && !isLong) return undefined;
-    const reason = isLate ? say.bulkTooLate(atMs / done, onStall) : say.bulkTooMuch(wireBytes / done, onStall);
+    const reason = isLate ? say.bulkTooLate(atMs * atLeast, onStall) : say.bulkTooMuch(wireBytes * atLeast, onStall);
     this.#isEndBroken = true;
     return { kind: onStall === "abort" ? "abort" : "go-on", reason };
   }
@@ -173,26 +184,34 @@ export class AdaptivePolicy implements Policy {
   #endInTime(atMs: number, remainingBytes: number, wireBytes: number): Decision | undefined {
     const { goodputBytesPerSecond, wireBytesPerPage } = this.#link;
     const sinceMs = Math.max(0, atMs - (this.#round?.atMs ?? atMs)) * this.#speed;
-    const pages = Math.min(this.#facts.memoryBytes, remainingBytes) / PAGE_BYTES + this.#model.interval(sinceMs).high;
+    const waitingPages = Math.min(this.#facts.memoryBytes, remainingBytes) / PAGE_BYTES;
+    const mostPages = waitingPages + this.#model.interval(sinceMs).high;
     const { deadlineMs, maxBytes } = this.#promises;
     if (deadlineMs === undefined && maxBytes === undefined) return undefined;
-    const predictedMs = this.#predict(pages);
     const due = dueBy(this.#promises, {
       atMs,
       wireBytes,
-      downtimeMs: predictedMs.expected,
-      residualWireBytes: pages * wireBytesPerPage,
+      downtimeMs: this.#predict(mostPages).expected,
+      residualWireBytes: mostPages * wireBytesPerPage,
       goodputBytesPerSecond,
     });
     if (due === undefined) return undefined;
+    const isOver = overdueBy(this.#promises, { atMs, wireBytes }) === due;
+    // What the guest writes to that waits still is not found twice.
+    const roundPages = (this.#round?.remainingBytes ?? 0) / PAGE_BYTES;
+    const sentShare = roundPages > 0 ? Math.max(0, 1 - waitingPages / roundPages) : 1;
+    const pages = waitingPages + sentShare * this.#model.pages(sinceMs);
+    const predictedMs = this.#predict(pages);
     const { maxDowntimeMs = Number.POSITIVE_INFINITY, onStall } = this.#promises;
     const isTooLong = predictedMs.expected > maxDowntimeMs;
     if (isTooLong && onStall === "abort")
-      return { kind: "abort", reason: say.dueButTooLong(due, predictedMs, "abort") };
+      return { kind: "abort", reason: say.dueButTooLong(due, isOver, predictedMs, "abort") };
+    this.#acceptedPages = pages;
+    this.#isWaiting = false;
     return {
       kind: "switch",
       predictedMs,
-      reason: isTooLong ? say.dueButTooLong(due, predictedMs, "switch") : say.due(due, predictedMs),
+      reason: isTooLong ? say.dueButTooLong(due, isOver, predictedMs, "switch") : say.due(due, isOver, predictedMs),
     };
   }
 
@@ -258,7 +277,9 @@ export class AdaptivePolicy implements Policy {
     this.#setBandwidth = bandwidth;
     this.#acceptedPages = Math.min(thresholdBytes / PAGE_BYTES, lastPages);
     const predictedMs = this.#predict(this.#acceptedPages);
-    return { ...explain(predictedMs), limit: limitOf(thresholdBytes, bandwidth, hasSwitchoverBandwidth), predictedMs };
+    const explained = explain(predictedMs);
+    this.#isWaiting = explained.kind === "wait";
+    return { ...explained, limit: limitOf(thresholdBytes, bandwidth, hasSwitchoverBandwidth), predictedMs };
   }
 
   /** What may be left for --max-downtime to hold. */

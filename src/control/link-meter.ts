@@ -86,7 +86,9 @@ export class LinkMeter {
     const [best, mean] = [this.pagesPerMs, this.meanPagesPerMs];
     const sent = pages * this.#changedTimes;
     const at = (pagesPerMs: number, ms: number) => Math.max(0, sent / pagesPerMs + ms - steadyMs);
-    return { expected: at(Math.sqrt(best * mean), expected), low: at(best, low), high: at(mean, high) };
+    // Of what the guest writes nothing has gone over the link yet: it may be packed less well than what the bulk round has shown.
+    const worst = this.#hasDirtyCost ? mean : mean * Math.min(1, this.wireBytesPerPage / PAGE_BYTES);
+    return { expected: at(Math.sqrt(best * mean), expected), low: at(best, low), high: at(worst, high) };
   }
 
   /**

@@ -27,6 +27,8 @@ export type Decision = { reason: string } & (
 
 /** What is expected if the migration goes on as it is decided now. */
 export interface Forecast {
+  /** Only if no more is left than is accepted now: that rounds shrink so far, or the load has a quiet moment, is hoped for. */
+  isAtBest: boolean;
   downtimeMs: Estimate;
   downtimeParts: PredictedParts;
   /** From the start to the VM running at the destination; null until two rounds are through. */

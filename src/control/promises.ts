@@ -18,6 +18,8 @@ export interface Promises {
 
 /** No migration took less; a smaller number is more likely one in another unit. */
 const MIN_DEADLINE_MS = 100;
+/** No migration took less: the state of the devices alone is more. A smaller number is more likely one without its unit. */
+const MIN_BYTES = 64 * 1024;
 /** A migration that may take longer than a month has no deadline. */
 const MAX_DEADLINE_MS = 31 * 24 * 3_600_000;
 
@@ -40,6 +42,9 @@ export function assertPromises(asked: Partial<Promises>, policy = "adaptive"): v
   }
   if (deadlineMs !== undefined && deadlineMs < MIN_DEADLINE_MS) {
     throw bad(`no migration ends within ${deadlineMs} ms, as --deadline asks for`);
+  }
+  if (maxBytes !== undefined && maxBytes < MIN_BYTES) {
+    throw bad(`no migration fits into ${maxBytes} bytes, as --max-bytes asks for`);
   }
   if (deadlineMs !== undefined && deadlineMs > MAX_DEADLINE_MS) throw bad("--deadline is more than a month");
   if (maxDowntimeMs !== undefined && maxDowntimeMs > MAX_DOWNTIME_LIMIT_MS) {

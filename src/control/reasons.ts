@@ -28,23 +28,28 @@ export function stopped(residualBytes: number, predicted: Estimate): string {
   return `rounds stopped shrinking at ${megabytes(residualBytes)}; switching costs ${secondsOf(predicted)}, and waiting would not save enough`;
 }
 
-export function due(what: "deadline" | "bytes", predicted: Estimate): string {
-  return `${DUE[what]}: switching now, which costs ${secondsOf(predicted)}`;
+export function due(what: "deadline" | "bytes", isOver: boolean, predicted: Estimate): string {
+  return `${(isOver ? OVERDUE : DUE)[what]}: switching now, which costs ${secondsOf(predicted)}`;
 }
 
-export function dueButTooLong(what: "deadline" | "bytes", predicted: Estimate, then: "switch" | "abort"): string {
-  const why = `${DUE[what]}, and switching now costs ${secondsOf(predicted)}, more than --max-downtime`;
+export function dueButTooLong(
+  what: "deadline" | "bytes",
+  isOver: boolean,
+  predicted: Estimate,
+  then: "switch" | "abort",
+): string {
+  const why = `${(isOver ? OVERDUE : DUE)[what]}, and switching now costs ${secondsOf(predicted)}, more than --max-downtime`;
   return then === "abort"
     ? `${why}: giving up, as --on-stall asks`
     : `${why}: switching all the same, as --on-stall asks`;
 }
 
 export function bulkTooLate(endMs: number, onStall: OnStall): string {
-  return `the first round alone lasts until about ${seconds(endMs)}, later than --deadline: ${afterBulk(onStall)}`;
+  return `the first round alone lasts until ${seconds(endMs)} or longer, later than --deadline: ${afterBulk(onStall)}`;
 }
 
 export function bulkTooMuch(bytes: number, onStall: OnStall): string {
-  return `the first round alone sends about ${megabytes(bytes)}, more than --max-bytes: ${afterBulk(onStall)}`;
+  return `the first round alone sends ${megabytes(bytes)} or more, above --max-bytes: ${afterBulk(onStall)}`;
 }
 
 export function overdue(what: "deadline" | "bytes", onStall: OnStall): string {

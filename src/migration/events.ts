@@ -158,16 +158,18 @@ export type MigrationEvent =
       pages: number;
       rawBytes: number;
       wireBytes: number;
-      remainingBytes: number;
+      /** Left for the next one; null where the next look came, or the guest was stopped, before QEMU had said it. */
+      remainingBytes: number | null;
     }
   | ({ event: "progress" } & Progress)
   | { event: "receiving"; elapsedMs: number; rawBytes: number; wireBytes: number; linkBytesPerSecond: number }
   /** The policy has decided; `isRefined`: as before, with other figures. */
   | ({ event: "decision"; elapsedMs: number; isRefined: boolean } & Decision)
-  /** What the policy now expects. */
+  /** What the policy now expects; `isAtBest`: if no more is left than is accepted now, as it may be. */
   | {
       event: "predicted";
       elapsedMs: number;
+      isAtBest: boolean;
       downtimeMs: Estimate;
       downtimeParts: PredictedParts | null;
       totalMs: Estimate | null;

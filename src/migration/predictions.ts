@@ -25,6 +25,7 @@ export class Predictions {
   readonly #onEvent: EventListener;
   #predicted: Predicted = NOTHING_PREDICTED;
   #shownMs = 0;
+  #shownAtBest = false;
 
   constructor(onEvent: EventListener) {
     this.#onEvent = onEvent;
@@ -45,9 +46,12 @@ export class Predictions {
       predictedDowntimeParts: forecast?.downtimeParts ?? null,
       predictedTotalMs: this.#predicted.predictedTotalMs ?? (totalMs && { ...totalMs, atMs }),
     };
-    if (Math.abs(downtimeMs.expected - this.#shownMs) <= SAME_SHARE * this.#shownMs) return;
+    const isAtBest = forecast?.isAtBest ?? decision?.kind !== "switch";
+    const isAlike = Math.abs(downtimeMs.expected - this.#shownMs) <= SAME_SHARE * this.#shownMs;
+    if (isAlike && isAtBest === this.#shownAtBest) return;
     this.#shownMs = downtimeMs.expected;
+    this.#shownAtBest = isAtBest;
     const downtimeParts = this.#predicted.predictedDowntimeParts;
-    this.#onEvent({ event: "predicted", elapsedMs: atMs, downtimeMs, downtimeParts, totalMs });
+    this.#onEvent({ event: "predicted", elapsedMs: atMs, isAtBest, downtimeMs, downtimeParts, totalMs });
   }
 }

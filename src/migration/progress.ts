@@ -53,7 +53,7 @@ export class ProgressMeter {
   /** QEMU has looked for dirty pages (MIGRATION_PASS): a round ends, another begins. */
   onSync(): void {
     const now = this.#sample();
-    this.#flushRound(0);
+    this.#flushRound(null);
     if (this.#syncs > 0) {
       this.#ended = {
         round: this.#syncs - 1,
@@ -98,7 +98,8 @@ export class ProgressMeter {
     });
   }
 
-  #flushRound(remainingBytes: number): void {
+  /** @param remainingBytes what the round's end has left; null where QEMU did not answer in between */
+  #flushRound(remainingBytes: number | null): void {
     if (this.#ended === undefined) return;
     this.#onEvent({ event: "round", ...this.#ended, remainingBytes });
     this.#ended = undefined;

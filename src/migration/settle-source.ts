@@ -1,6 +1,7 @@
 import { PAGE_FORMAT } from "../compact/limits.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import { readFacts, type VmFacts } from "../qemu/facts.ts";
+import { isStoppedOtherwise } from "../qemu/migrate.ts";
 import { isSameProcess, readProcess } from "../qemu/process.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
 import type { Journal } from "../store/journal.ts";
@@ -100,7 +101,8 @@ class LeftSession {
 
   async settle(): Promise<SourceOutcome> {
     const { state, header } = this.#journal.content;
-    const { running } = await this.#qmp.execute("query-status");
+    const { running, status } = await this.#qmp.execute("query-status");
+    const guestRuns = header.guestRuns && !isStoppedOtherwise(status);
     const begin = restartSource(state ?? "streaming", running ? "running" : "stopped", this.#options.wantsBack);
     if (begin === undefined) {
       const message = `the VM runs here, though an earlier migration has handed it over: see godwit resolve ${header.session.slice(0, 8)}`;
@@ -110,8 +112,8 @@ class LeftSession {
       {
         link: this.#link,
         journal: this.#journal,
-        guestRuns: () => header.guestRuns,
-        giveBack: () => giveBack(this.#qmp, header.guestRuns),
+        guestRuns: () => guestRuns,
+        giveBack: () => giveBack(this.#qmp, guestRuns),
         downtime: new Downtime(),
         lastReadMs: () => performance.now(),
         reconnectForMs: this.#options.reconnectForMs,

@@ -125,7 +125,7 @@ export class SourceRounds {
   /** What was sent from the last sync with the guest running on; null unless it was stopped. */
   get residualBytes(): number | null {
     if (this.#pagesAtStop === undefined) return null;
-    return (pagesSent(this.#parts.sender.counts) - this.#pagesAtStop) * PAGE_BYTES;
+    return Math.round(pagesSent(this.#parts.sender.counts) - this.#pagesAtStop) * PAGE_BYTES;
   }
 
   /** Starts the migration to a unix socket, with QEMU set as the policy wants it. */
@@ -185,8 +185,8 @@ export class SourceRounds {
     this.#pagesAtStop = pagesSent(this.#parts.sender.counts) - this.#sampler.pagesSinceSync;
   }
 
-  /** It was a user who has stopped the guest: the migration goes on as before. */
-  onUserStop(): void {
+  /** It was a user who has stopped the guest, or itself: the migration goes on as before. */
+  onOtherStop(): void {
     this.#isStopped = false;
     this.#pagesAtStop = undefined;
   }

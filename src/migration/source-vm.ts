@@ -4,6 +4,7 @@ import { GodwitError } from "../errors.ts";
 import type { MigrationParameters, QmpEvent } from "../qemu/commands.ts";
 import {
   assertCanBeSource,
+  isStoppedOtherwise,
   type MigrationStatus,
   migrationCapabilities,
   migrationProgress,
@@ -56,6 +57,8 @@ export class SourceVm {
   #hasStarted = false;
   /** Set when the guest stops while the migration runs: whether that was the switch-over. */
   #stop: Promise<boolean> | undefined;
+  /** Somebody has given QEMU `migrate_cancel`. */
+  #isCancelled = false;
   #undoCapabilities: Record<string, boolean> = {};
   #undoParameters: MigrationParameters = {};
   /** As they were before the migration. */
@@ -123,18 +126,25 @@ export class SourceVm {
   /**
    * Is told of every event of the source QEMU.
    *
-   * @returns undefined unless the guest has stopped; then whether it was the migration that stopped it, or a user. QEMU's
-   * event does not say, so it is asked; it answers only when it has saved its state, so whoever is in a hurry must not wait.
+   * @returns undefined unless the guest has stopped; then whether it was the migration that stopped it, or a user or the guest itself.
+   * QEMU's event does not say, so it is asked; it answers only when it has saved its state, so whoever is in a hurry must not wait.
    */
   onEvent(event: QmpEvent): Promise<boolean> | undefined {
-    if (event.name === "RESUME") this.#guestRuns = true;
+    if (event.name === "MIGRATION" && event.data.status === "cancelling") this.#isCancelled = true;
+    if (event.name === "RESUME") {
+      this.#guestRuns = true;
+      this.#stop = undefined;
+    }
     if (event.name !== "STOP" || !this.#guestRuns) return undefined;
-    this.#stop = this.#qmp.execute("query-status").then(({ status }) => {
-      if (status === "paused") this.#guestRuns = false;
-      return status !== "paused";
+    const stop = this.#qmp.execute("query-status").then(({ status }) => {
+      // It runs again: a user has let it go on at once. The answer may be older than that.
+      if (this.#stop !== stop || status === "running") return false;
+      if (isStoppedOtherwise(status)) this.#guestRuns = false;
+      return this.#guestRuns;
     });
-    this.#stop.catch(() => {});
-    return this.#stop;
+    this.#stop = stop;
+    stop.catch(() => {});
+    return stop;
   }
 
   /**
@@ -146,7 +156,9 @@ export class SourceVm {
     const status = await waitForMigrationStatus(this.#qmp, ["completed", "failed", "cancelled"], { signal });
     if (status !== "completed") {
       const { errorDesc } = await migrationProgress(this.#qmp);
-      const reason = errorDesc ?? (status === "cancelled" ? "it was cancelled by someone else" : "it gave no reason");
+      // A cancelled one has an error too, of the socket that QEMU has shut for it, and may even count as failed.
+      const isCancelled = this.#isCancelled || status === "cancelled";
+      const reason = isCancelled ? "it was cancelled by someone else" : (errorDesc ?? "it gave no reason");
       throw new GodwitError("MIGRATION_SOURCE_FAILED", `the source QEMU ended the migration: ${reason}`, { status });
     }
     await this.#stop;

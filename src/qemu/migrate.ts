@@ -145,6 +145,21 @@ const NO_SOURCE: Partial<Record<RunState, string>> = {
   colo: "it is half of a COLO pair; end that first",
 };
 
+/** States of a guest that no migration has stopped, and none lets go on. */
+const STOPPED_OTHERWISE: ReadonlySet<RunState> = new Set([
+  "paused",
+  ...(["shutdown", "guest-panicked", "io-error", "internal-error", "watchdog", "debug"] as const),
+  "prelaunch", // one of these after a reset
+]);
+
+/**
+ * Whether the guest was stopped by something else than a migration: a user has paused it, or it has shut itself down (`-no-shutdown`),
+ * panicked, met an error of its disk and the like. At the destination QEMU has it as it stood at the source, and it is not run.
+ */
+export function isStoppedOtherwise(status: RunState): boolean {
+  return STOPPED_OTHERWISE.has(status);
+}
+
 /**
  * Returns the run state of a VM that may be migrated now.
  *

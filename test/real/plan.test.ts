@@ -7,6 +7,7 @@ import { keyFile, startGodwit } from "../../lab/godwit.ts";
 import { temporaryFolder } from "../../lab/leftovers.ts";
 import { cleanWalks } from "../../lab/walks.ts";
 import type { planDocument } from "../../src/cli/plan-report.ts";
+import type { Estimate } from "../../src/control/downtime.ts";
 import type { SourceSummary } from "../../src/migration/events.ts";
 import { startPair } from "./support/pair.ts";
 
@@ -14,8 +15,16 @@ const run = promisify(execFile);
 const LINK_BITS_PER_SECOND = 500e6;
 const load = { mib: 16, pagesPerSecond: 2000, pattern: "random" } as const;
 
-/** The interval is meant to hold nine of ten; the two cores of small machines have both QEMUs and both ends to run, which takes time, but no bytes. */
+/**
+ * The interval is to hold nine of ten (`node bench/plan-accuracy.ts` has the share); one migration is held to twice its width, in powers as
+ * these are sizes. Two cores have both QEMUs and both ends to run, which takes time, but no bytes.
+ */
+function widened({ low, expected, high }: Estimate, busy = 1): { low: number; high: number } {
+  return { low: low ** 2 / expected / busy, high: (high ** 2 / expected) * busy };
+}
 const BUSY = 1.6;
+/** 128 clusters tell a share to within 0.04 or so, the standard deviation if each were of one kind only. */
+const SHARE_DOUBT = 0.2;
 
 test("a plan measures without touching anything, and the migration comes to what it says", async () => {
   await using pair = await startPair({ machine: "pc", memoryMiB: 256, load, rateBitsPerSecond: LINK_BITS_PER_SECOND });
@@ -47,11 +56,16 @@ test("a plan measures without touching anything, and the migration comes to what
   const { totalMs, downtimeMs, wireBytes } = predicted;
   const { totalMs: tookMs, downtimeMs: downMs, wireBytes: sentBytes } = summary;
   console.log(JSON.stringify({ predicted, measured: { tookMs, downMs, sentBytes } }));
-  expect(summary.wireBytes).toBeGreaterThan(wireBytes.low);
-  expect(summary.wireBytes).toBeLessThan(wireBytes.high);
-  expect(summary.totalMs).toBeGreaterThan(totalMs.low);
-  expect(summary.totalMs).toBeLessThan(totalMs.high * BUSY);
-  expect(summary.downtimeMs).toBeGreaterThan(downtimeMs!.low / BUSY);
-  expect(summary.downtimeMs).toBeLessThan(downtimeMs!.high * BUSY);
+  const bytes = widened(wireBytes);
+  expect(sentBytes).toBeGreaterThan(bytes.low);
+  expect(sentBytes).toBeLessThan(bytes.high);
+  const total = widened(totalMs, BUSY);
+  expect(tookMs).toBeGreaterThan(total.low);
+  expect(tookMs).toBeLessThan(total.high);
+  const downtime = widened(downtimeMs!, BUSY);
+  expect(downMs).toBeGreaterThan(downtime.low);
+  expect(downMs).toBeLessThan(downtime.high);
+  const sentPages = Object.values(summary.pages).reduce((sum, pages) => sum + pages, 0);
+  expect(Math.abs(measured.zeroShare - summary.pages.zeroPages / sentPages)).toBeLessThan(SHARE_DOUBT);
   await cleanWalks(pair.destination, 1);
 });

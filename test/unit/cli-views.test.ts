@@ -132,11 +132,13 @@ const sourceEvents: MigrationEvent[] = [
     reason: "the link has room, and packing with zstd 1 holds the migration back",
   },
   { event: "round", round: 2, ms: 400, pages: 3072, rawBytes: 12 * MIB, wireBytes: 10 * MIB, remainingBytes: 41 * MIB },
+  { event: "round", round: 3, ms: 40, pages: 307, rawBytes: 1 * MIB, wireBytes: 1 * MIB, remainingBytes: null },
   decision({ reason: "rounds stopped shrinking at 43 MB; switching costs 0.69 s, and waiting would not save enough" }),
   decision({ reason: "rounds stopped shrinking at 41 MB; switching costs 0.66 s, …", isRefined: true }),
   {
     event: "predicted",
     elapsedMs: 1300,
+    isAtBest: false,
     downtimeMs: { expected: 660, low: 520, high: 810 },
     downtimeParts: null,
     totalMs: { expected: 6500, low: 6000, high: 7100 },
@@ -352,6 +354,7 @@ describe("the log", () => {
       started, 256 MiB of guest memory
       compression is now lz4: the link has room, and packing with zstd 1 holds the migration back
       round 2: 3,072 pages in 400 ms, 12.0 MiB as 10.0 MiB on the wire (210 Mbit/s), 41.0 MiB left
+      round 3: 307 pages in 40 ms, 1.00 MiB as 1.00 MiB on the wire (210 Mbit/s)
       rounds stopped shrinking at 43 MB; switching costs 0.69 s, and waiting would not save enough
       expected: downtime 660 ms (520 ms to 810 ms), total 6.5 s (6.0 s to 7.1 s)
       switchover after 6.5 s: the guest is stopped at the source

@@ -109,3 +109,14 @@ test("a clock that went back, and a gap in which nothing came, are not decided o
   expect(meter.stillMs).toBe(999_000);
   expect(meter.onTick(aTick({ atMs: 1_000_100, wireBytes: 100_006 }))).toBe(true);
 });
+
+test("until dirty pages have been sent, they may be packed less well than those of the bulk round", () => {
+  const meter = new LinkMeter();
+  meter.onTick(aTick({ goodputBytesPerSecond: 4096e3 }));
+  meter.onRound(aRound({ round: 0, goodputBytesPerSecond: 4096e3, pages: 1000, wireBytes: 1024e3 }));
+  const { expected, high } = meter.sendMs(1000);
+  expect(expected).toBeCloseTo(250, 6); // 4 pages a ms
+  expect(high).toBeCloseTo(1000, 6);
+  meter.onRound(aRound({ round: 1, goodputBytesPerSecond: 4096e3, pages: 8000, wireBytes: 8000 * 1024 }));
+  expect(meter.sendMs(1000).high).toBeLessThan(500);
+});

@@ -7,6 +7,7 @@ import {
   redrawn,
   sharesOf,
   windowOf,
+  withCopies,
   withUnseen,
 } from "../../src/control/planning/page-costs.ts";
 import { percentiles, predict } from "../../src/control/planning/prediction.ts";
@@ -78,6 +79,7 @@ function cluster(zero: number, disk: number, changed = 0, againMs = 1000): Clust
     zeroPages: zero,
     diskPages: disk,
     diskRuns: disk > 0 ? 1 : 0,
+    copies: { ofPairs: 0, ofMore: 0 },
     restBytes: { none: rest, lz4: rest * 0.6, zstd: rest * 0.5 },
     changedPages: changed,
     againMs,
@@ -118,6 +120,27 @@ describe("a sample of memory", () => {
     expect(withUnseen(shares, 1, () => 0.4)).toMatchObject({ zero: 0.2, disk: 0.1, rest: 0.7 });
     expect(withUnseen(shares, 128, () => 0.05).rest).toBeCloseTo(0.25 + 0.75 * (3 / 128), 2);
     expect(withUnseen(shares, 128, () => 1)).toEqual(shares);
+  });
+
+  test("pages that equal others: twice in a sample of the share f with f², more often with f, and what is usual where little was seen", () => {
+    // 10 clusters of rest, of a memory of 20: f is 1/2, and 160 pages were compared with all others.
+    const clusters = Array.from({ length: 10 }, () => cluster(0, 0));
+    const shares = sharesOf(clusters);
+    const withSome = (ofPairs: number, ofMore: number) => [
+      { ...cluster(0, 0), copies: { ofPairs, ofMore } },
+      ...clusters.slice(1),
+    ];
+    const copied = (some: readonly ClusterSample[], random: number) =>
+      withCopies(shares, some, 640, () => random).copied;
+    expect(copied(clusters, 0)).toBe(0);
+    expect(copied(clusters, 1)).toBeCloseTo((320 * 0.15) / (160 + 320));
+    expect(copied(withSome(24, 0), 0)).toBeCloseTo(24 / (160 + 320));
+    expect(copied(withSome(0, 32), 0)).toBeCloseTo(0.1);
+    // A large guest: what one pair tells is next to nothing.
+    expect(withCopies(shares, withSome(1, 0), 2 ** 28, () => 0.5).copied).toBeCloseTo(0.075 + 1 / 320);
+    expect(withCopies(sharesOf([cluster(32, 0)]), [cluster(32, 0)], 64, () => 1)).toMatchObject({ copied: 0, zero: 1 });
+    const all = withCopies(shares, withSome(320, 320), 320, () => 1);
+    expect(all).toMatchObject({ copied: 1, rest: 0 });
   });
 
   test("is drawn again from itself", () => {

@@ -75,6 +75,19 @@ test("what stands on a disk is what was read last, in runs, and equal pages all 
   expect(clusters[0]!.restBytes.none).toBe((CLUSTER_PAGES - 4) * PAGE);
 });
 
+test("pages that equal one of another cluster are told, those that are there twice apart", () => {
+  const clusters = [noise(6), noise(7), noise(8)];
+  clusters[1]!.set(clusters[0]!.subarray(3 * PAGE, 5 * PAGE), 10 * PAGE); // pages 3 and 4 once more
+  for (const i of [1, 2]) clusters[i]!.set(clusters[0]!.subarray(7 * PAGE, 8 * PAGE), 20 * PAGE); // page 7 in all three
+  clusters[2]!.copyWithin(30 * PAGE, 29 * PAGE, 30 * PAGE); // within a cluster: packing sees that
+  const { clusters: seen } = analyse(clusters, clusters).result();
+  expect(seen.map(({ copies }) => copies)).toEqual([
+    { ofPairs: 0, ofMore: 0 },
+    { ofPairs: 2, ofMore: 1 },
+    { ofPairs: 0, ofMore: 1 },
+  ]);
+});
+
 test("more changes than are kept are still counted", () => {
   const count = 40;
   const before = Array.from({ length: count }, (_, i) => noise(i + 100));

@@ -9,6 +9,7 @@ const residual = { sendMs, goodputBytesPerSecond: 1e6, roundTripMs: 1, isLinkBou
 const downtimeParts = new DowntimeModel().predict(residual);
 const estimate = (expected: number) => ({ expected, low: expected / 2, high: expected * 2 });
 const forecast = (ms: number, totalMs: number | null = null): Forecast => ({
+  isAtBest: false,
   downtimeMs: estimate(ms),
   downtimeParts,
   totalMs: totalMs === null ? null : estimate(totalMs),
@@ -29,9 +30,28 @@ test("the last downtime and the first total time are kept; what changes by more 
     predictedTotalMs: { ...estimate(5000), atMs: 3 },
   });
   expect(events).toEqual([
-    { event: "predicted", elapsedMs: 1, downtimeMs: estimate(100), downtimeParts, totalMs: null },
-    { event: "predicted", elapsedMs: 3, downtimeMs: estimate(110), downtimeParts, totalMs: estimate(5000) },
+    { event: "predicted", elapsedMs: 1, isAtBest: false, downtimeMs: estimate(100), downtimeParts, totalMs: null },
+    {
+      event: "predicted",
+      elapsedMs: 3,
+      isAtBest: false,
+      downtimeMs: estimate(110),
+      downtimeParts,
+      totalMs: estimate(5000),
+    },
   ]);
+});
+
+test("what is hoped for is told from what is expected, also where it comes to the same", () => {
+  const events: MigrationEvent[] = [];
+  const predictions = new Predictions((event) => events.push(event));
+  const limit = { downtimeLimitMs: 1, bandwidthBytesPerSecond: null };
+  // Before anything is forecast, a limit says what it will be if rounds shrink so far.
+  predictions.update(undefined, { kind: "limit", limit, reason: "", predictedMs: estimate(50) }, 1);
+  predictions.update(forecast(50), undefined, 2);
+  predictions.update({ ...forecast(50), isAtBest: true }, undefined, 3);
+  predictions.update(undefined, { kind: "switch", reason: "", predictedMs: estimate(50) }, 4);
+  expect(events.map((event) => event.event === "predicted" && event.isAtBest)).toEqual([true, false, true, false]);
 });
 
 test("a policy that forecasts nothing is taken by its decisions", () => {

@@ -30,10 +30,11 @@ async function left(
   const qemu = spawn("sleep", ["600"], { argv0: "qemu-of-the-test", stdio: "ignore" });
   await once(qemu, "spawn");
   let running = false;
+  let stopped = "postmigrate";
   const fake = await FakeQmp.start({
     commands: {
       "query-cpus-fast": [{ "thread-id": qemu.pid, "cpu-index": 0 }],
-      "query-status": () => ({ running, status: running ? "running" : "postmigrate" }),
+      "query-status": () => ({ running, status: running ? "running" : stopped }),
       "query-migrate": { status: "completed" },
       "query-version": { qemu: { major: 10, minor: 0, micro: 0 }, package: "" },
       "qom-get": "pc-q35-10.0-machine",
@@ -91,7 +92,10 @@ async function left(
   const letRun = () => {
     running = true;
   };
-  return { settle, heard, journalled, runs: () => running, letRun, closeListener: () => listener.close() };
+  const stopAs = (status: string) => {
+    stopped = status;
+  };
+  return { settle, heard, journalled, runs: () => running, letRun, stopAs, closeListener: () => listener.close() };
 }
 
 const welcomeTo = (hello: Message & { type: "HELLO" }, state: "streaming" | "loaded" | "running"): Message => ({
@@ -175,15 +179,28 @@ test("a VM that was not handed over goes on here, and the destination is told, w
   expect(heard[1]).toMatchObject({ generation: 8 });
 });
 
+test.each(["paused", "shutdown"])(
+  "a guest that was %s meanwhile, and not by the migration, stays so",
+  async (status) => {
+    const { settle, stopAs, journalled, runs } = await left(["streaming"], (message, say) => {
+      if (message.type === "HELLO") say(welcomeTo(message, "streaming"));
+    });
+    stopAs(status);
+    expect(await settle()).toMatchObject({ end: "aborted", whereabouts: "the VM stays paused here, as it was" });
+    expect(runs()).toBe(false);
+    expect(await journalled()).toEqual(["aborted", true]);
+  },
+);
+
 test("nobody answers: in doubt, and open as before; a person need not wait", async () => {
   const { settle, journalled, runs, closeListener } = await left(["streaming", "committed"], () => {});
   closeListener();
   const message = expect.stringMatching(/^the connection to 127\.0\.0\.1:\d+ was lost/);
   expect(await settle({ reconnectForMs: 300 })).toMatchObject({ end: "in-doubt", reason: { message } });
-  const { signal } = new AbortController();
-  expect(
-    await settle({ signal: AbortSignal.any([signal, AbortSignal.timeout(100)]), reconnectForMs: 60_000 }),
-  ).toMatchObject({ end: "in-doubt" });
+  const person = new AbortController();
+  const timer = setTimeout(() => person.abort(), 100);
+  expect(await settle({ signal: person.signal, reconnectForMs: 60_000 })).toMatchObject({ end: "in-doubt" });
+  clearTimeout(timer);
   expect(await journalled()).toEqual(["committed", false]);
   expect(runs()).toBe(false);
 });

@@ -174,11 +174,22 @@ test("a sync that meets QEMU's threshold is not decided on: the guest is about t
   expect(fixture.rounds.residualBytes).toBe(7 * PAGE_BYTES);
 });
 
+test("what a round has left is not made up where the next sync comes before QEMU's answer", async () => {
+  let isSilent = false;
+  const fixture = await begin(() => (isSilent ? undefined : { remaining: 600 * PAGE_BYTES, normal: 400 }));
+  fixture.rounds.onSync(pass(1));
+  await vi.waitFor(() => expect(fixture.limits.length).toBeGreaterThan(0));
+  isSilent = true;
+  for (const count of [2, 3]) fixture.rounds.onSync(pass(count));
+  expect(eventsOf(fixture, "round")).toMatchObject([{ round: 0, remainingBytes: null }]);
+  await fixture.end();
+});
+
 test("a user who stops the guest and lets it go on leaves things as they were", async () => {
   const fixture = await begin(() => ({ remaining: 600 * PAGE_BYTES, normal: 400 }));
   fixture.rounds.onStop();
   expect(fixture.rounds.residualBytes).toBe(0);
-  fixture.rounds.onUserStop();
+  fixture.rounds.onOtherStop();
   expect(fixture.rounds.residualBytes).toBeNull();
   fixture.rounds.onSync(pass(1));
   await vi.waitFor(() => expect(fixture.limits.length).toBeGreaterThan(0));

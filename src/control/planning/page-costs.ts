@@ -13,6 +13,8 @@ export interface ClusterSample {
   diskPages: number;
   /** Runs of those: each takes a reference. */
   diskRuns: number;
+  /** Of the others those that equal a page of another cluster before: of contents that were seen twice, and of those seen more often. */
+  copies: Readonly<{ ofPairs: number; ofMore: number }>;
   /** What the others come to on the wire. */
   restBytes: Readonly<Record<Packing, number>>;
   /** That were another when they were read again. */
@@ -40,6 +42,8 @@ export interface MemorySample {
 export interface MemoryShares {
   zero: number;
   disk: number;
+  /** That equal pages elsewhere in memory, and are sent as such. */
+  copied: number;
   rest: number;
   /** On the wire. */
   diskBytesPerPage: number;
@@ -59,6 +63,7 @@ export function sharesOf(clusters: readonly ClusterSample[]): MemoryShares {
   return {
     zero: zeroPages / pages,
     disk: diskPages / pages,
+    copied: 0,
     rest: restPages / pages,
     diskBytesPerPage:
       diskPages > 0 ? (total(({ diskRuns }) => diskRuns) * REFERENCE_BYTES) / diskPages : REFERENCE_BYTES,
@@ -89,6 +94,30 @@ export function withUnseen(shares: MemoryShares, clusters: number, random: () =>
     rest: 1 - (shares.zero + shares.disk) * seen,
   };
 }
+
+/**
+ * Of the rest those that equal other pages of it: 2 to 15 % in the lab (docs/control-loop.md). A sample that is the share f of the memory has both
+ * of two equal pages with f² only, so of a large guest it tells little: then what the lab saw counts.
+ */
+export function withCopies(
+  shares: MemoryShares,
+  clusters: readonly ClusterSample[],
+  memoryPages: number,
+  random: () => number,
+): MemoryShares {
+  const total = (of: (cluster: ClusterSample) => number) => clusters.reduce((sum, cluster) => sum + of(cluster), 0);
+  const rest = total(({ pages, zeroPages, diskPages }) => pages - zeroPages - diskPages);
+  const others = Math.min(1, total(({ pages }) => pages) / memoryPages);
+  const pairs = total(({ copies }) => copies.ofPairs) + COPIES_WEIGHT * MOST_COPIED * random();
+  const ofMore = total(({ copies }) => copies.ofMore) / Math.max(1, rest);
+  const copied = shares.rest * Math.min(1, pairs / (others * rest + COPIES_WEIGHT) + ofMore);
+  return { ...shares, copied, rest: shares.rest - copied };
+}
+
+/** The most that is thought of a guest of which nothing was seen. */
+const MOST_COPIED = 0.15;
+/** As how many pages that were compared with all others that counts: ten clusters, as what is equal lies together (copies of files). */
+const COPIES_WEIGHT = 320;
 
 /**
  * What the sample, read twice, tells of the dirty rate: a window like QEMU's own. Its deviation is that between the clusters, as what a

@@ -16,6 +16,7 @@ import {
   type Packing,
   redrawn,
   sharesOf,
+  withCopies,
   withUnseen,
 } from "./page-costs.ts";
 
@@ -24,6 +25,8 @@ const GROWTH = [1, 3, 10, 30];
 /** Of the pages that are not zero those that may stand on a disk that is not indexed: 2 to 74 % were seen to. */
 const MOST_ON_DISK = 0.8;
 const DISK_BYTES_PER_PAGE = 6;
+/** One token with its tag for several pages that lie together (docs/page-format.md). */
+const COPY_BYTES_PER_PAGE = 6;
 const ZERO_BYTES_PER_PAGE = 0.05;
 /** From the start of the command to QEMU's first byte: connecting, opening disks, agreeing with the destination. */
 const START_MS: Estimate = { expected: 400, low: 200, high: 900 };
@@ -80,7 +83,7 @@ export function scenarioDrawer(findings: Findings, downtime: DowntimeModel, rand
     const perturbed = curve.windows.map((window) => ({ ...window, pages: noise(window) }));
     const clusters = redrawn(sample.clusters, random);
     const seen = withUnseen(sharesOf(clusters), clusters.length, random);
-    const shares = withDisks(seen, findings.disks, random);
+    const shares = withCopies(withDisks(seen, findings.disks, random), clusters, memoryPages, random);
     const pace = PACE + PACE_DEVIATION * normal(random);
     const goodput = Math.max(1000, drawn(findings.goodputBytesPerSecond, random) * pace);
     const roundTripMs = drawn(findings.roundTripMs, random);
@@ -158,6 +161,7 @@ function stretchesOf(shares: MemoryShares, memoryPages: number, whole: PageCost)
   const stretches: Stretch[] = [
     { form: "zero", pages: shares.zero * memoryPages, ...zero },
     { form: "literal", pages: shares.rest * memoryPages, ...whole },
+    { form: "same", pages: shares.copied * memoryPages, wireBytesPerPage: COPY_BYTES_PER_PAGE, rawBytesPerPage },
     { form: "disk", pages: shares.disk * memoryPages, wireBytesPerPage: shares.diskBytesPerPage, rawBytesPerPage },
   ];
   return stretches.filter(({ pages }) => pages > 0);

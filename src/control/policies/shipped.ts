@@ -122,7 +122,7 @@ export class Ovirt implements Policy {
     this.#stalls++;
     if (this.#stalls > 6) return { kind: "abort", reason: `it has stalled ${this.#stalls} times` };
     const limitMs = [150, 200, 300, 400, undefined, 500][this.#stalls - 1];
-    return limitMs === undefined ? undefined : raiseTo(limitMs, `it has stalled ${this.#stalls} times`);
+    return limitMs === undefined ? undefined : raiseTo(limitMs, `stall ${this.#stalls}`);
   }
 }
 

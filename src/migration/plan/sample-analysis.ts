@@ -57,6 +57,7 @@ export class SampleAnalysis {
   readonly #hashes = new Uint8Array(SAMPLE_PAGES * HASH_BYTES);
   /** Of each page of a cluster the first one of the sample that has its hash. */
   readonly #equals = new Uint32Array(CLUSTER_PAGES);
+  readonly #timesSeen = new Uint16Array(SAMPLE_PAGES);
   #clusters = 0;
   #changedBytes = 0;
   #keptChanges = 0;
@@ -163,6 +164,7 @@ export class SampleAnalysis {
 
   /** Packs what neither is zero nor stands on a disk, and what has changed. */
   result(): MemorySample {
+    this.#countEquals();
     const clusters = Array.from({ length: this.#clusters }, (_, cluster) => this.#clusterSample(cluster));
     const speed = (ms: number) => (ms > 0 ? (this.#packedBytes * 1000) / ms : Number.POSITIVE_INFINITY);
     return {
@@ -172,14 +174,25 @@ export class SampleAnalysis {
     };
   }
 
+  /** How many pages of the sample have the content of each that is the first with its own. */
+  #countEquals(): void {
+    this.#timesSeen.fill(0);
+    for (let cluster = 0; cluster < this.#clusters; cluster++) {
+      this.#index.lookup(this.#hashesOf(cluster), this.#equals);
+      for (const first of this.#equals) if (first !== NOT_FOUND) this.#timesSeen[first]!++;
+    }
+  }
+
   #clusterSample(cluster: number): ClusterSample {
     const { bytes } = this.#kernels;
     this.#index.lookup(this.#hashesOf(cluster), this.#equals);
     let [zeroPages, diskPages, diskRuns, bodyBytes] = [0, 0, 0, 0];
+    const copies = { ofPairs: 0, ofMore: 0 };
     let isRun = false;
     for (let i = 0; i < CLUSTER_PAGES; i++) {
       const page = cluster * CLUSTER_PAGES + i;
-      const isDisk = this.#isOnDisk[this.#equals[i]!] === 1;
+      const first = this.#equals[i]!;
+      const isDisk = this.#isOnDisk[first] === 1;
       if (isDisk) {
         diskPages++;
         if (!isRun) diskRuns++;
@@ -188,6 +201,8 @@ export class SampleAnalysis {
         const from = this.#at.sample + page * PAGE_BYTES;
         bytes.copyWithin(this.#at.body + bodyBytes, from, from + PAGE_BYTES);
         bodyBytes += PAGE_BYTES;
+        if (Math.floor(first / CLUSTER_PAGES) !== cluster)
+          copies[this.#timesSeen[first] === 2 ? "ofPairs" : "ofMore"]++;
       }
       isRun = isDisk;
     }
@@ -196,6 +211,7 @@ export class SampleAnalysis {
       zeroPages,
       diskPages,
       diskRuns,
+      copies,
       restBytes: this.#packed(this.#at.body, bodyBytes),
       changedPages: this.#changedPages[cluster]!,
       againMs: this.#againMs[cluster]!,
