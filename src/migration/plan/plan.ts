@@ -11,7 +11,7 @@ import type { Promises } from "../../control/promises.ts";
 import { messageOf } from "../../errors.ts";
 import { dirtiedPagesOf, dirtyRateUnit, measureDirtyRate } from "../../qemu/dirty-rate.ts";
 import { identityOf, readFacts, type VmFacts } from "../../qemu/facts.ts";
-import { assertCanBeSource } from "../../qemu/migrate.ts";
+import { assertCanBeSource, isLive } from "../../qemu/migrate.ts";
 import { assertPlainStream } from "../../qemu/plain-stream.ts";
 import { QmpClient } from "../../qemu/qmp.ts";
 import { HistoryStore } from "../../store/history.ts";
@@ -84,7 +84,7 @@ export async function planMigration(options: PlanOptions): Promise<PlanReport> {
   const { signal, onStep, promises } = options;
   signal?.throwIfAborted();
   using qmp = await QmpClient.connect(options.qmpPath);
-  const isPaused = (await assertCanBeSource(qmp)) !== "running";
+  const isPaused = !isLive(await assertCanBeSource(qmp));
   await assertPlainStream(qmp);
   const vm = await readFacts(qmp);
   const link = await measureLink(options, vm);
