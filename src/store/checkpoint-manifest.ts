@@ -29,7 +29,7 @@ import {
 import { FOLDER_ID_BYTES, foreign, MAX_NAME_BYTES, type VmRecord } from "./checkpoint-vm.ts";
 
 export const MANIFEST_SUFFIX = ".checkpoint";
-export const MAX_PAGES = 2 ** 31;
+const MAX_PAGES = 2 ** 31;
 /** One less than 16 bits can name, so that no place is NO_PLACE. */
 export const MAX_PACKS = 65535;
 const NO_NAME = 65535;
@@ -55,7 +55,7 @@ export function manifestPath(folder: string, id: string): string {
   return join(folder, id + MANIFEST_SUFFIX);
 }
 
-export function encodeManifestFooter(folderId: Buffer, record: ManifestRecord, checksums: Buffer): Buffer {
+function encodeManifestFooter(folderId: Buffer, record: ManifestRecord, checksums: Buffer): Buffer {
   const fixed = Buffer.alloc(FIXED_BYTES);
   folderId.copy(fixed);
   let at = FOLDER_ID_BYTES;
