@@ -34,7 +34,7 @@ const FIRST_DATA_TIMEOUT_MS = 120_000;
 const REASON_WAIT_MS = 1000;
 
 /** A sender's migration, whatever number of connections it takes: from its first HELLO until it is settled where the VM is. */
-export class Session {
+export class DestinationSession {
   readonly #options: DestinationOptions;
   readonly #qmp: QmpClient;
   readonly #vm: DestinationVm;
