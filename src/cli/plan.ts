@@ -135,7 +135,7 @@ function isCancelledConnect(error: unknown): boolean {
 /** What would refuse the migration too. */
 function isRefusal(error: unknown): boolean {
   const code = error instanceof GodwitError ? error.code : "";
-  return /^(QMP_(WRONG_STATE|NO_SOCKET|REFUSED|PERMISSION|NOT_QMP|BUSY)|PEER_REFUSED|PEER_PAGE_FORMAT|MIGRATION_MISMATCH)$/.test(
+  return /^(QMP_(WRONG_STATE|CAPABILITY|PARAMETER|NO_SOCKET|REFUSED|PERMISSION|NOT_QMP|BUSY)|PEER_REFUSED|PEER_PAGE_FORMAT|MIGRATION_MISMATCH)$/.test(
     code,
   );
 }

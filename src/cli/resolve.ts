@@ -14,6 +14,7 @@ interface ResolveOptions extends SecurityOptions {
   to?: Address;
   resumeSource?: true;
   runDestination?: true;
+  close?: true;
   iKnow?: true;
   qmp?: string;
   stateDir?: string;
@@ -35,7 +36,8 @@ Exit codes:
 Examples:
   godwit resolve 3fa94c01
   godwit resolve 3fa94c01 --resume-source --psk-file vm.key     # asks the destination
-  godwit resolve 3fa94c01 --run-destination --i-know --qmp /run/vm/qmp.sock`;
+  godwit resolve 3fa94c01 --run-destination --i-know --qmp /run/vm/qmp.sock
+  godwit resolve 3fa94c01 --close                               # its QEMU has ended`;
 
 export function resolveCommand(): Command {
   const command = new Command("resolve")
@@ -43,6 +45,12 @@ export function resolveCommand(): Command {
     .argument("<id>", "the session")
     .addOption(new Option("--resume-source", "let the guest go on here, at the source").conflicts("runDestination"))
     .addOption(new Option("--run-destination", "let the guest run here, at the destination"))
+    .addOption(
+      new Option("--close", "note that nothing is left to do at this end").conflicts([
+        "resumeSource",
+        "runDestination",
+      ]),
+    )
     .option("--i-know", "vouch for what can't be known from here")
     .option("--qmp <path>", "QMP socket of this end's QEMU (default: where it was)")
     .addOption(
@@ -57,6 +65,12 @@ export function resolveCommand(): Command {
     .action(resolve);
 }
 
+function actionOf({ resumeSource, runDestination, close }: ResolveOptions) {
+  if (resumeSource) return "resume-source";
+  if (runDestination) return "run-destination";
+  return close ? "close" : null;
+}
+
 /** How to ask the destination, if it may be asked. @throws what securityOf throws */
 async function askOf(options: ResolveOptions) {
   if (!(options.pskFile ?? options.tlsDir ?? options.insecureNoTls)) return undefined;
@@ -66,7 +80,7 @@ async function askOf(options: ResolveOptions) {
 
 async function resolve(id: string, options: ResolveOptions): Promise<void> {
   const { stdout, stderr } = openOutputs();
-  const action = options.resumeSource ? "resume-source" : options.runDestination ? "run-destination" : null;
+  const action = actionOf(options);
   const ask = await askOf(options);
   try {
     const resolution = await resolveSession({

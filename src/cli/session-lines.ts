@@ -55,6 +55,7 @@ export function resolutionLines(resolution: Resolution): string[] {
 const DONE: Readonly<Record<string, string>> = {
   "resume-source": "the VM is the source's",
   "run-destination": "the VM is the destination's",
+  close: "the session is closed at this end",
 };
 
 /** What is to be typed; null where there is nothing. The journal does not say by what key the two ends know each other. */
@@ -63,6 +64,7 @@ function commandOf({ action, needsIKnow }: Option, { id, qmpPath, peer }: Resolu
   switch (action) {
     case "resume-source":
     case "run-destination":
+    case "close":
       return `godwit resolve ${shown(id)} --${action}${needsIKnow ? " --i-know" : ""}`;
     case "ask-destination":
       return `godwit resolve ${shown(id)} --resume-source --psk-file KEY (or --tls-dir FOLDER)`;

@@ -1,7 +1,7 @@
 import { GodwitError, messageOf } from "../errors.ts";
 import type { MigrationEvent } from "./events.ts";
 
-type Side = "source" | "destination";
+export type Side = "source" | "destination";
 
 /** What to do about an error, in one clause. By code; the side decides where it differs. */
 const ADVICE: Readonly<Record<string, string | Readonly<Record<Side, string>>>> = {

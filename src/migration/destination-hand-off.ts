@@ -1,6 +1,6 @@
 import { GodwitError, messageOf } from "../errors.ts";
 import type { Journal } from "../store/journal.ts";
-import type { Message } from "../wire/messages.ts";
+import type { MessageOf } from "../wire/messages.ts";
 import type { DestinationLink } from "./destination-link.ts";
 import type { DestinationVm } from "./destination-vm.ts";
 import type { EventListener } from "./events.ts";
@@ -104,7 +104,7 @@ export class DestinationHandOff {
     this.#runner.tell({ type: "link-given-up" });
   }
 
-  heard(message: Extract<Message, { type: "SWITCHOVER" | "COMMIT" | "ABORT" | "SETTLED" }>): void {
+  heard(message: MessageOf<"SWITCHOVER" | "COMMIT" | "ABORT" | "SETTLED">): void {
     if (message.type === "ABORT")
       this.#because(new GodwitError("PEER_ABORTED", `the source gave up: ${message.message}`));
     if (message.type === "COMMIT") this.#runner.tell({ type: "heard", message: "COMMIT", run: message.run });

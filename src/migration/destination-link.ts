@@ -1,11 +1,8 @@
 import { timingSafeEqual } from "node:crypto";
 import { GodwitError } from "../errors.ts";
-import type { Message } from "../wire/messages.ts";
+import type { Hello, Welcome } from "../wire/messages.ts";
 import { Link, type LinkOptions, type LinkUp } from "./link.ts";
 import type { Peer } from "./peer.ts";
-
-type Hello = Extract<Message, { type: "HELLO" }>;
-type Welcome = Extract<Message, { type: "WELCOME" }>;
 
 export interface DestinationLinkOptions extends LinkOptions {
   /** The session's HELLO, of whatever generation was the last. */

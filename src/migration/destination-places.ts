@@ -1,12 +1,12 @@
 import { messageOf } from "../errors.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
+import type { Hello } from "../wire/messages.ts";
 import { AgreedCheckpoints } from "./agreed-checkpoints.ts";
 import { AgreedDisks } from "./agreed-disks.ts";
 import type { DestinationOptions } from "./destination-options.ts";
 import { disksAt } from "./disk-paths.ts";
 import { openDestinationDisks } from "./disk-readers.ts";
-import type { Hello } from "./hello.ts";
 import type { Peer } from "./peer.ts";
 
 type PlacesOptions = Pick<DestinationOptions, "openDisks" | "openCheckpoints" | "diskPaths">;

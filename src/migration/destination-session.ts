@@ -5,23 +5,23 @@ import { GodwitError, messageOf } from "../errors.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
 import type { Journal } from "../store/journal.ts";
-import type { Message } from "../wire/messages.ts";
+import type { Hello, Message, Welcome } from "../wire/messages.ts";
 import { errorEvent } from "./advice.ts";
 import { CpuMeter } from "./costs.ts";
 import { DestinationHandOff, type DestinationOutcome } from "./destination-hand-off.ts";
 import { DestinationLink } from "./destination-link.ts";
 import type { DestinationOptions } from "./destination-options.ts";
 import { DestinationPlaces } from "./destination-places.ts";
-import { destinationIsGone, destinationSummary, settledStatus } from "./destination-summary.ts";
+import { destinationIsGone, destinationSummary } from "./destination-summary.ts";
 import type { DestinationVm } from "./destination-vm.ts";
 import type { DestinationSummary, Status } from "./events.ts";
 import { assertExpectedVm, assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
-import type { Hello } from "./hello.ts";
 import { type LinkUp, RECONNECT_FOR_MS } from "./link.ts";
 import { Cancelled, Failure, withTimeout } from "./outcome.ts";
 import type { Peer } from "./peer.ts";
 import { StreamReceiver } from "./receiver.ts";
 import { beginJournal } from "./session-journal.ts";
+import { settledStatus } from "./settled-status.ts";
 import { makeSocketFolder } from "./socket-folder.ts";
 import { WINDOW_BYTES } from "./window.ts";
 
@@ -33,8 +33,6 @@ const FIRST_DATA_TIMEOUT_MS = 120_000;
 const PROGRESS_MS = 250;
 /** How long QEMU gets to say over QMP why it closed the stream. */
 const REASON_WAIT_MS = 1000;
-
-type Welcome = Extract<Message, { type: "WELCOME" }>;
 
 /** A sender's migration, whatever number of connections it takes: from its first HELLO until it is settled where the VM is. */
 export class Session {
@@ -136,7 +134,7 @@ export class Session {
       await this.#greet();
       const firstData = withTimeout(this.#firstData.promise, FIRST_DATA_TIMEOUT_MS, "the source sent nothing");
       await this.#failure.or(firstData);
-      status = settledStatus(await this.#take(), this.#options.onEvent);
+      status = settledStatus(await this.#take(), "destination", this.#options.onEvent);
       if (status === "completed") await this.#vm.restoreSettings();
     } catch (error) {
       status = this.#refuse(error);

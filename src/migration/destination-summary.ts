@@ -1,10 +1,7 @@
 /** What is said at the destination of how a session has ended. */
 import { GodwitError } from "../errors.ts";
-import { errorEvent } from "./advice.ts";
 import type { CpuMeter } from "./costs.ts";
-import type { DestinationOutcome } from "./destination-hand-off.ts";
-import type { DestinationSummary, EventListener, Status } from "./events.ts";
-import { Cancelled } from "./outcome.ts";
+import type { DestinationSummary, Status } from "./events.ts";
 import type { StreamReceiver } from "./receiver.ts";
 
 /** What a summary is made of. */
@@ -37,19 +34,6 @@ export function destinationSummary(status: Status, totalMs: number, parts?: Summ
     loadMs: parts?.loadMs ?? null,
     resumeMs: parts?.resumeMs ?? null,
   };
-}
-
-/** Says how a session has ended that had begun, and what that is called. */
-export function settledStatus({ end, reason, whereabouts }: DestinationOutcome, onEvent: EventListener): Status {
-  if (end === "completed") return "completed";
-  const isCancelled = reason instanceof Cancelled && end === "aborted";
-  onEvent(
-    isCancelled
-      ? { event: "cancelled", vm: whereabouts }
-      : errorEvent(reason, whereabouts, "destination", end === "in-doubt"),
-  );
-  if (end === "in-doubt") return "in-doubt";
-  return isCancelled ? "cancelled" : "failed";
 }
 
 /** The error of a session whose QEMU has ended. */

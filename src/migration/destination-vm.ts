@@ -9,6 +9,7 @@ import {
 } from "../qemu/migrate.ts";
 import { assertPlainStream, PLAIN_STREAM } from "../qemu/plain-stream.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
+import { isRefusal } from "../qemu/qmp-errors.ts";
 
 /** QEMU ends within milliseconds of `quit`, but writes back what its disks' caches hold first. */
 const QUIT_TIMEOUT_MS = 30_000;
@@ -152,9 +153,4 @@ export class DestinationVm {
     timeout.abort();
     if (!isGone) throw new GodwitError("MIGRATION_DESTINATION_STAYS", "the destination QEMU does not end", {});
   }
-}
-
-/** QEMU has answered, and has not done it. */
-function isRefusal(error: unknown): error is GodwitError {
-  return error instanceof GodwitError && error.code === "QMP_COMMAND_FAILED";
 }

@@ -2,21 +2,23 @@ import { type GodwitError, messageOf } from "../errors.ts";
 import { readFacts, type VmFacts } from "../qemu/facts.ts";
 import { QmpClient } from "../qemu/qmp.ts";
 import type { Connection } from "../wire/connection.ts";
+import type { Hello } from "../wire/messages.ts";
 import { listen } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
 import type { DestinationOptions } from "./destination-options.ts";
 import { Session } from "./destination-session.ts";
-import { destinationIsGone, destinationSummary, settledStatus } from "./destination-summary.ts";
+import { destinationIsGone, destinationSummary } from "./destination-summary.ts";
 import { DestinationVm } from "./destination-vm.ts";
 import { listDisksAt } from "./disk-paths.ts";
 import type { DestinationSummary, Status } from "./events.ts";
-import { type Hello, readHello, refuse } from "./hello.ts";
+import { readHello, refuse } from "./hello.ts";
 import type { LeftSession } from "./left-session.ts";
 import { RECONNECT_FOR_MS } from "./link.ts";
 import { Cancelled } from "./outcome.ts";
 import type { Peer } from "./peer.ts";
 import { ProbeAnswer } from "./plan/probe-answer.ts";
 import { LeftSessions } from "./settle-destination.ts";
+import { settledStatus } from "./settled-status.ts";
 
 /**
  * Receives one VM into the QEMU of `qmpPath`, which was started with `-incoming defer -S`.
@@ -102,7 +104,7 @@ class Destination {
     onEvent({ event: "listening", ...listener.address });
     try {
       const outcome = await session.ended;
-      return { ...this.#emptySummary(settledStatus(outcome, onEvent)), session: session.id };
+      return { ...this.#emptySummary(settledStatus(outcome, "destination", onEvent)), session: session.id };
     } finally {
       signal?.removeEventListener("abort", onAbort);
       this.#isOver = true;

@@ -1,14 +1,12 @@
 import { GodwitError } from "../errors.ts";
 import type { Connection } from "../wire/connection.ts";
-import type { Message } from "../wire/messages.ts";
+import type { Hello } from "../wire/messages.ts";
 import { closedBy } from "./link.ts";
 import { withTimeout } from "./outcome.ts";
 import { Peer } from "./peer.ts";
 
 /** How long a peer may take to say HELLO once it is authenticated. */
 const HELLO_TIMEOUT_MS = 10_000;
-
-export type Hello = Extract<Message, { type: "HELLO" }>;
 
 /**
  * Waits for what a sender says first on its connection.

@@ -1,11 +1,11 @@
 /** The disks of a running VM with what is known of their content: docs/index-format.md says what is read again, and when. */
 
-import { GodwitError } from "../errors.ts";
 import { removeBitmaps, WriteWatch } from "../qemu/dirty-bitmap.ts";
 import type { Disk } from "../qemu/disks.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import { migrationCapabilities } from "../qemu/migrate.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
+import { isRefusal } from "../qemu/qmp-errors.ts";
 import { canBeIndexed } from "../store/index-format.ts";
 import type { IndexStore } from "../store/index-store.ts";
 import { type OpenDisks, openSourceDisks } from "./disk-readers.ts";
@@ -94,7 +94,7 @@ async function watchAll(qmp: QmpClient, records: readonly DiskRecord[]): Promise
       else record.watch = await WriteWatch.begin(qmp, nodeName, record.stored?.header.about.bitmap ?? null);
     } catch (error) {
       // Some nodes can't have bitmaps: then files tell what has changed, or nothing does.
-      if (!(error instanceof GodwitError && error.code === "QMP_COMMAND_FAILED")) throw error;
+      if (!isRefusal(error)) throw error;
     }
   }
 }

@@ -2,7 +2,7 @@ import { PAGE_FORMAT } from "../compact/limits.ts";
 import { GodwitError } from "../errors.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
 import type { Journal } from "../store/journal.ts";
-import type { Message } from "../wire/messages.ts";
+import type { Hello, Message, Welcome } from "../wire/messages.ts";
 import { DestinationHandOff, type DestinationOutcome } from "./destination-hand-off.ts";
 import { DestinationLink } from "./destination-link.ts";
 import type { DestinationVm } from "./destination-vm.ts";
@@ -10,7 +10,6 @@ import type { EventListener } from "./events.ts";
 import { PROGRAM } from "./greeting.ts";
 import type { DestinationAction, DestinationState } from "./hand-off/destination.ts";
 import type { Step } from "./hand-off/steps.ts";
-import type { Hello } from "./hello.ts";
 import type { Peer } from "./peer.ts";
 import { WINDOW_BYTES } from "./window.ts";
 
@@ -100,7 +99,7 @@ export class LeftSession {
     }
   }
 
-  #welcome(generation: number): Extract<Message, { type: "WELCOME" }> {
+  #welcome(generation: number): Welcome {
     return {
       type: "WELCOME",
       session: this.id,

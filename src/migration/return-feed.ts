@@ -1,11 +1,9 @@
 import type net from "node:net";
 import { GodwitError } from "../errors.ts";
-import type { Message } from "../wire/messages.ts";
+import type { FieldsOf } from "../wire/messages.ts";
 
 /** Return path that the source QEMU has not read. It takes what comes at once, and in all a few bytes a second come. */
 const MAX_WAITING_BYTES = 1 << 20;
-
-type Spoken<Type> = Omit<Extract<Message, { type: Type }>, "type">;
 
 /** The return path, into the source QEMU: each byte once, whatever number of connections it comes on. */
 export class ReturnFeed {
@@ -24,7 +22,7 @@ export class ReturnFeed {
   }
 
   /** @throws GodwitError PEER_BAD_OFFSET when they do not follow what came before, PEER_WINDOW */
-  write({ returnOffset, bytes }: Spoken<"RETURN">): void {
+  write({ returnOffset, bytes }: FieldsOf<"RETURN">): void {
     this.#expect(returnOffset);
     if (this.#hasEnded) throw new GodwitError("PEER_BAD_OFFSET", "the peer goes on with a return path that it ended");
     this.#bytes += bytes.length;
@@ -36,7 +34,7 @@ export class ReturnFeed {
   }
 
   /** The destination QEMU has closed its end; said again on each connection. @throws GodwitError PEER_BAD_OFFSET */
-  end({ returnBytes }: Spoken<"RETURN_END">): void {
+  end({ returnBytes }: FieldsOf<"RETURN_END">): void {
     this.#expect(returnBytes);
     this.#hasEnded = true;
     this.#socket?.end();

@@ -6,7 +6,7 @@ import { GodwitError } from "../errors.ts";
 import type { StreamEvent } from "../stream/events.ts";
 import { StreamParser } from "../stream/parser.ts";
 import { noting, type SentPages } from "../stream/sent-pages.ts";
-import type { Message, RepairHeader } from "../wire/messages.ts";
+import type { FieldsOf, RepairHeader } from "../wire/messages.ts";
 import { type SavedBytes, savedBytes } from "./costs.ts";
 import { FlushTimer } from "./flush-timer.ts";
 import { type Intake, openIntake } from "./intake.ts";
@@ -16,8 +16,6 @@ import { ReturnFeed } from "./return-feed.ts";
 import { createSenderKernels, type Referable } from "./sender-kernels.ts";
 import { type Outlet, Transmitter, type TransmitterOptions } from "./transmitter.ts";
 import { RawWindow } from "./window.ts";
-
-type Spoken<Type> = Omit<Extract<Message, { type: Type }>, "type">;
 
 export interface SenderOptions extends TransmitterOptions {
   /** The largest unacknowledged raw range that the peer takes. */
@@ -146,12 +144,12 @@ export class StreamSender {
   }
 
   /** See ReturnFeed.write. */
-  writeReturn(message: Spoken<"RETURN">): void {
+  writeReturn(message: FieldsOf<"RETURN">): void {
     this.#returnFeed.write(message);
   }
 
   /** See ReturnFeed.end. */
-  endReturn(message: Spoken<"RETURN_END">): void {
+  endReturn(message: FieldsOf<"RETURN_END">): void {
     this.#returnFeed.end(message);
   }
 
@@ -174,7 +172,7 @@ export class StreamSender {
   }
 
   /** See ACK in docs/wire-protocol.md. @throws GodwitError PEER_BAD_ACK */
-  acknowledge(message: Spoken<"ACK">): void {
+  acknowledge(message: FieldsOf<"ACK">): void {
     this.#transmitter.acknowledged(message);
     this.#retransmission.acknowledged(message.rawOffset);
     this.#resumeIfPossible();

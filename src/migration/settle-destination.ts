@@ -1,14 +1,15 @@
 /** Sessions that an earlier `receive` has left in the journal: docs/hand-off.md, "When a program is started again". */
+
 import { resolve } from "node:path";
 import { GodwitError } from "../errors.ts";
 import { QmpClient } from "../qemu/qmp.ts";
 import type { Journal } from "../store/journal.ts";
 import type { JournalContent } from "../store/journal-format.ts";
 import { SessionStore } from "../store/session-store.ts";
+import type { Hello } from "../wire/messages.ts";
 import { DestinationVm } from "./destination-vm.ts";
 import type { EventListener } from "./events.ts";
 import { type FoundDestination, restartDestination } from "./hand-off/destination.ts";
-import type { Hello } from "./hello.ts";
 import { LeftSession } from "./left-session.ts";
 import type { Peer } from "./peer.ts";
 import { type FoundQemu, findQemu } from "./resolve/qemu.ts";

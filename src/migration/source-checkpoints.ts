@@ -6,7 +6,7 @@ import type { IndexedPlaces } from "../compact/place-matcher.ts";
 import { xxh3Secret } from "../compact/xxh3-secret.ts";
 import { GodwitError } from "../errors.ts";
 import { PAGE_BYTES } from "../stream/format.ts";
-import type { Message, OfferedCheckpoint } from "../wire/messages.ts";
+import type { MessageOf, OfferedCheckpoint } from "../wire/messages.ts";
 import { createKernels } from "./kernels.ts";
 
 /** Pages of checkpoints at most: 64 GiB of memory that is not zero, and 320 MB of ours (CheckpointIndex). */
@@ -14,7 +14,7 @@ const MAX_CHECKPOINT_PAGES = 16 * 1024 * 1024;
 /** How long the migration waits for the hashes before it begins with what there is: the rest comes beside it. */
 const HASHES_WAIT_MS = 500;
 
-type Hashes = Extract<Message, { type: "HASHES" }>;
+type Hashes = MessageOf<"HASHES">;
 
 interface Checkpoint {
   readonly offer: OfferedCheckpoint;

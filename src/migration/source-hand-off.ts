@@ -1,6 +1,6 @@
 import { GodwitError, messageOf } from "../errors.ts";
 import type { Journal } from "../store/journal.ts";
-import type { Message } from "../wire/messages.ts";
+import type { MessageOf } from "../wire/messages.ts";
 import type { Downtime } from "./downtime.ts";
 import type { EventListener } from "./events.ts";
 import { noteStep, Runner } from "./hand-off/runner.ts";
@@ -52,7 +52,6 @@ export interface SourceOutcome {
   readonly whereabouts: string;
 }
 
-type Spoken<Type> = Extract<Message, { type: Type }>;
 /** With the connection on which it came about. */
 type Told = SourceEvent & { readonly generation?: number };
 
@@ -139,7 +138,7 @@ export class SourceHandOff {
     this.#runner.tell({ type: "cancelled" });
   }
 
-  heard(message: Spoken<"LOADED" | "RUNNING" | "ABORT">): void {
+  heard(message: MessageOf<"LOADED" | "RUNNING" | "ABORT">): void {
     const { downtime, lastReadMs, link, onEvent } = this.#parts;
     if (message.type === "LOADED" && !this.#hasCommitted) {
       downtime.loaded(message.loadMs, lastReadMs());

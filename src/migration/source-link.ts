@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { GodwitError } from "../errors.ts";
 import type { Connection } from "../wire/connection.ts";
-import type { Message } from "../wire/messages.ts";
+import type { Hello, Welcome } from "../wire/messages.ts";
 import { closedBy, Link, type LinkOptions, type LinkUp } from "./link.ts";
 import { PeerRefused, withTimeout } from "./outcome.ts";
 import { Peer } from "./peer.ts";
@@ -22,9 +22,6 @@ const RETRIED_REFUSALS: ReadonlySet<unknown> = new Set([
   "WIRE_CERTIFICATE",
   "WIRE_PEER_NAME",
 ]);
-
-type Hello = Extract<Message, { type: "HELLO" }>;
-type Welcome = Extract<Message, { type: "WELCOME" }>;
 
 export interface SourceLinkOptions extends LinkOptions {
   /** Opens an authenticated connection; `timeoutMs` undefined: as long as is usual. */

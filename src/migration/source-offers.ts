@@ -4,14 +4,11 @@ import { DISK } from "../compact/limits.ts";
 import { TAG_KEY_BYTES } from "../compact/page-kernels.ts";
 import type { VmFacts } from "../qemu/facts.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
-import type { Message } from "../wire/messages.ts";
+import type { Hello, MessageOf, Welcome } from "../wire/messages.ts";
 import { type DiskPaths, listDisksAt } from "./disk-paths.ts";
 import type { Referable } from "./sender-kernels.ts";
 import { SourceCheckpoints } from "./source-checkpoints.ts";
 import { type DiskIndexSummary, type MigrationState, SourceDisks } from "./source-disks.ts";
-
-type Hello = Extract<Message, { type: "HELLO" }>;
-type Welcome = Extract<Message, { type: "WELCOME" }>;
 
 export interface OfferOptions {
   /** Sends pages that stand on a disk of the VM as references to it; default: true. */
@@ -74,7 +71,7 @@ export class SourceOffers {
   }
 
   /** @throws GodwitError PEER_BAD_HASHES */
-  onHashes(message: Extract<Message, { type: "HASHES" }>): void {
+  onHashes(message: MessageOf<"HASHES">): void {
     this.#checkpoints.onHashes(message);
   }
 

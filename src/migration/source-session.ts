@@ -9,7 +9,7 @@ import type { Journal } from "../store/journal.ts";
 import type { QemuSettings } from "../store/journal-format.ts";
 import { SentPages } from "../stream/sent-pages.ts";
 import { formatAddress } from "../wire/address.ts";
-import type { Message } from "../wire/messages.ts";
+import type { Message, Welcome } from "../wire/messages.ts";
 import { connect } from "../wire/transport.ts";
 import { Downtime } from "./downtime.ts";
 import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
@@ -29,8 +29,6 @@ import { SourceVm } from "./source-vm.ts";
 
 /** For the source QEMU to connect to our socket after `migrate`. */
 const CONNECT_TIMEOUT_MS = 20_000;
-
-type Welcome = Extract<Message, { type: "WELCOME" }>;
 
 /** Our migration to one destination, whatever number of connections it takes: from HELLO until it is settled where the VM is. */
 export class SourceSession {

@@ -10,6 +10,7 @@ import { putBackLeftSettings } from "./left-settings.ts";
 import { RECONNECT_FOR_MS } from "./link.ts";
 import { Cancelled, Failure } from "./outcome.ts";
 import { settleLeft } from "./settle-source.ts";
+import { settledStatus } from "./settled-status.ts";
 import type { SourceOutcome } from "./source-hand-off.ts";
 import type { SourceOptions } from "./source-options.ts";
 import { SourceSession } from "./source-session.ts";
@@ -87,18 +88,11 @@ class SourceMigration {
   }
 
   /** What is left to do once it is known where the VM is. */
-  async #settle({ end, reason, whereabouts }: SourceOutcome): Promise<Status> {
-    if (end === "completed") {
-      await this.#tidy().catch((error) => this.#warnOfRemains(error));
-      return "completed";
-    }
+  async #settle(outcome: SourceOutcome): Promise<Status> {
+    if (outcome.end === "completed") await this.#tidy().catch((error) => this.#warnOfRemains(error));
     // Else what we have told the peer might be lost with the connection.
-    if (end !== "in-doubt") await this.#session.goodbye();
-    const isCancelled = reason instanceof Cancelled && end === "aborted";
-    if (isCancelled) this.#options.onEvent({ event: "cancelled", vm: whereabouts });
-    else this.#report(reason, whereabouts, end === "in-doubt");
-    if (end === "in-doubt") return "in-doubt";
-    return isCancelled ? "cancelled" : "failed";
+    else if (outcome.end !== "in-doubt") await this.#session.goodbye();
+    return settledStatus(outcome, "source", this.#options.onEvent);
   }
 
   async #tidy(): Promise<void> {

@@ -4,7 +4,7 @@ import { BATCH_PAYLOAD_BYTES } from "../compact/limits.ts";
 import { GodwitError } from "../errors.ts";
 import type { Backlog } from "../wire/backlog.ts";
 import { writeRepairHeader } from "../wire/bulk.ts";
-import { type Codec, type Message, REPAIR_HEADER_BYTES, type RepairHeader } from "../wire/messages.ts";
+import { type Codec, type FieldsOf, REPAIR_HEADER_BYTES, type RepairHeader } from "../wire/messages.ts";
 import { type CodecCounts, Outgoing } from "./outgoing.ts";
 import { SendRoom } from "./send-room.ts";
 import { defaultThreads } from "./workers/threads.ts";
@@ -13,8 +13,6 @@ import { Workbench } from "./workers/workbench.ts";
 /** Bodies that are packed or wait for it, so that no thread is ever idle; those that one read of the stream makes come on top. */
 const BODIES_A_THREAD = 2;
 const BODIES_A_READ = 4;
-
-type Acknowledgement = Omit<Extract<Message, { type: "ACK" }>, "type">;
 
 /** What the sender writes to. */
 export interface Outlet {
@@ -151,7 +149,7 @@ export class Transmitter {
   }
 
   /** See ACK in docs/wire-protocol.md. @throws GodwitError PEER_BAD_ACK */
-  acknowledged({ rawOffset, wireBytes, receivedBytes }: Acknowledgement): void {
+  acknowledged({ rawOffset, wireBytes, receivedBytes }: FieldsOf<"ACK">): void {
     const { sentOffset } = this.#outgoing;
     if (rawOffset > sentOffset) {
       const details = { rawOffset, sentOffset };

@@ -3,6 +3,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { GodwitError } from "../errors.ts";
 import type { QmpClient } from "./qmp.ts";
+import { isRefusal } from "./qmp-errors.ts";
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
@@ -109,7 +110,7 @@ function samplesFor(memoryBytes: number): number {
 }
 
 function dirtyRateError(qmp: QmpClient, error: unknown): unknown {
-  if (!(error instanceof GodwitError) || error.code !== "QMP_COMMAND_FAILED") return error;
+  if (!isRefusal(error)) return error;
   const { desc } = error.details;
   const message = `QEMU does not measure the dirty rate: ${typeof desc === "string" ? desc : error.message}`;
   return new GodwitError("QMP_DIRTY_RATE", message, { path: qmp.path, desc }, { cause: error });

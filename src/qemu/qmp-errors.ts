@@ -57,6 +57,11 @@ export function withoutGreetingError(path: string, timeoutMs: number, receivedBy
   return new GodwitError("QMP_BUSY", message, details);
 }
 
+/** Whether QEMU has answered a command, and refused it: it is alive, and nothing was done. */
+export function isRefusal(error: unknown): error is GodwitError {
+  return error instanceof GodwitError && error.code === "QMP_COMMAND_FAILED";
+}
+
 /** A duration for people: `5 s`. */
 export function seconds(ms: number): string {
   return `${Number((ms / 1000).toPrecision(2))} s`;

@@ -202,6 +202,13 @@ export type Message =
   /** So many bytes that mean nothing: written as zeros, and not looked at. */
   | { readonly type: "PROBE"; readonly probeBytes: number };
 
+/** A message of one type. */
+export type MessageOf<Type extends Message["type"]> = Extract<Message, { type: Type }>;
+export type Hello = MessageOf<"HELLO">;
+export type Welcome = MessageOf<"WELCOME">;
+/** What a message says beside its type. */
+export type FieldsOf<Type extends Message["type"]> = Omit<MessageOf<Type>, "type">;
+
 /** The fields in front of a DATA body. */
 export interface DataHeader {
   /** Where the raw range begins in the stream of the source QEMU. */

@@ -44,6 +44,7 @@ function answers(changes: Record<string, unknown> = {}): NonNullable<FakeOptions
     "query-block": [],
     "query-memdev": [{ id: "pc.ram" }],
     "query-memory-devices": [],
+    "query-migrate-capabilities": [{ capability: "multifd", state: true }],
     "query-migrate-parameters": { "avail-switchover-bandwidth": 0 },
     "human-monitor-command": MEMORY_MAP,
     pmemsave,
@@ -113,6 +114,8 @@ test("what can't be kept is said, with what could", async () => {
 });
 
 test.each([
+  ["QMP_PARAMETER", { "query-migrate-parameters": { "tls-creds": "tls0" } }],
+  ["QMP_CAPABILITY", { "query-migrate-capabilities": [{ capability: "x-colo", state: true }] }],
   ["QMP_WRONG_STATE", { "query-status": { running: false, status: "postmigrate" } }],
   ["QMP_MEMORY_MAP", { "human-monitor-command": "nothing" }],
   [

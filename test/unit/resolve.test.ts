@@ -84,6 +84,32 @@ describe("what may be done", () => {
     }
   });
 
+  test("a session is closed only where this end's QEMU has ended, or runs the VM for good; of one that was handed over only by who knows", () => {
+    let count = 0;
+    for (const end of ends()) {
+      const close = adviseOn(end).can.find(({ action }) => action === "close");
+      if (close === undefined) continue;
+      count++;
+      expect([end.isSettled, end.pid]).toEqual([false, null]);
+      if (end.role === "destination" && end.state === "running") {
+        expect([close.needsIKnow, ["running", "gone"].includes(end.found)]).toEqual([false, true]);
+        continue;
+      }
+      expect(end.found).toBe("gone");
+      expect(close.needsIKnow).toBe(end.role !== "settings" && end.state === "committed");
+      if (close.needsIKnow || end.role === "settings") continue;
+      const state = end.state ?? "streaming";
+      const step = end.role === "source" ? restartSource(state, "gone") : restartDestination(state, "gone", end.run);
+      if (step === undefined) continue; // a state that this end never notes
+      if (end.role === "source") {
+        expect(step.actions).toContainEqual({ do: "journal", state: "lost", isSettled: true });
+      } else {
+        expect(["giving-up", "aborted"]).toContain(step.state.phase);
+      }
+    }
+    expect(count).toBeGreaterThan(20);
+  });
+
   test("a QEMU that may be another one is touched only by who knows", () => {
     for (const end of ends()) {
       if (end.isCertain || end.role === "settings") continue;
@@ -255,6 +281,44 @@ describe("godwit resolve", () => {
     } finally {
       first.kill("SIGKILL");
     }
+  });
+
+  test("an end whose QEMU has ended is closed, and is open no more; of a VM that was handed over a person has to vouch", async () => {
+    const states = async () => (await listSessions(stateDir)).map(({ role, state, settled }) => [role, state, settled]);
+    await leave("destination", "streaming", "loaded");
+    await expect(resolve({ action: "close" })).rejects.toEqual(coded("MIGRATION_UNSAFE"));
+    expect(await states()).toEqual([["destination", "loaded", false]]);
+    qemu.kill("SIGKILL");
+    await fake[Symbol.asyncDispose]();
+    await expect.poll(async () => (await resolve()).can.map(({ action }) => action)).toContain("close");
+    expect(await resolve({ action: "close" })).toMatchObject({ done: "close", state: "aborted", settled: true });
+    await expect(resolve({ action: "close" })).rejects.toEqual(coded("MIGRATION_UNSAFE"));
+  });
+
+  test.each([
+    ["source", ["streaming"], false, "lost"],
+    ["source", ["streaming", "committed"], true, "committed"],
+    ["destination", ["streaming", "loaded", "committed"], true, "committed"],
+    ["destination", ["streaming", "loaded", "committed", "running"], false, "running"],
+    ["settings", [], false, "lost"],
+  ] as const)("closed: %s, %j", async (role, noted, needsIKnow, state) => {
+    await leave(role, ...noted);
+    qemu.kill("SIGKILL");
+    await fake[Symbol.asyncDispose]();
+    await expect.poll(async () => (await resolve()).can.map(({ action }) => action)).toContain("close");
+    if (needsIKnow) await expect(resolve({ action: "close" })).rejects.toEqual(coded("MIGRATION_NOT_VOUCHED"));
+    expect(await resolve({ action: "close", iKnow: needsIKnow })).toMatchObject({
+      state,
+      settled: true,
+      done: "close",
+    });
+  });
+
+  test("the VM that runs at the destination is closed there, and goes on", async () => {
+    runState = { running: true, status: "running" };
+    await leave("destination", "streaming", "loaded", "committed", "running");
+    expect(await resolve({ action: "close" })).toMatchObject({ state: "running", settled: true, owner: "destination" });
+    expect(asked()).toEqual([]);
   });
 
   test("one that a godwit is at is left to it; no such session; half of an id of two", async () => {

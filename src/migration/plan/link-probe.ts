@@ -7,7 +7,7 @@ import type { Estimate } from "../../control/downtime.ts";
 import { GodwitError } from "../../errors.ts";
 import type { VmFacts } from "../../qemu/facts.ts";
 import { encodeMessage } from "../../wire/encoding.ts";
-import { HEADER_BYTES, MAX_PROBE_BYTES, type Message } from "../../wire/messages.ts";
+import { HEADER_BYTES, MAX_PROBE_BYTES, type Message, type Welcome } from "../../wire/messages.ts";
 import { type ConnectOptions, connect } from "../../wire/transport.ts";
 import { assertMatch, assertPageFormat, PROGRAM, parseFacts } from "../greeting.ts";
 import { Failure, PeerAborted, PeerRefused, withTimeout } from "../outcome.ts";
@@ -61,8 +61,6 @@ export async function probeLink(options: ProbeOptions, facts: VmFacts): Promise<
     probe.close();
   }
 }
-
-type Welcome = Extract<Message, { type: "WELCOME" }>;
 
 class LinkProbe {
   readonly #peer: Peer;

@@ -11,6 +11,7 @@ import { messageOf } from "../../errors.ts";
 import { dirtiedPagesOf, dirtyRateUnit, measureDirtyRate } from "../../qemu/dirty-rate.ts";
 import { identityOf, readFacts, type VmFacts } from "../../qemu/facts.ts";
 import { assertCanBeSource, isLive } from "../../qemu/migrate.ts";
+import { assertPlainStream } from "../../qemu/plain-stream.ts";
 import { QmpClient } from "../../qemu/qmp.ts";
 import { HistoryStore } from "../../store/history.ts";
 import { IndexStore } from "../../store/index-store.ts";
@@ -76,13 +77,14 @@ export interface PlanReport {
 /**
  * Predicts a migration of the VM behind `qmpPath`. Nothing of the VM or its QEMU is changed; the guest goes on.
  *
- * @throws GodwitError QMP_*, WIRE_*, PEER_*, MIGRATION_MISMATCH, MIGRATION_MEMORY_UNREAD, MIGRATION_TIMEOUT; or the signal's reason
+ * @throws GodwitError QMP_* (also what a migration would be refused for), WIRE_*, PEER_*, MIGRATION_MISMATCH, MIGRATION_MEMORY_UNREAD, MIGRATION_TIMEOUT; or the signal's reason
  */
 export async function planMigration(options: PlanOptions): Promise<PlanReport> {
   const { signal, onStep, promises } = options;
   signal?.throwIfAborted();
   using qmp = await QmpClient.connect(options.qmpPath);
   const isPaused = !isLive(await assertCanBeSource(qmp));
+  await assertPlainStream(qmp);
   const vm = await readFacts(qmp);
   const link = await measureLink(options, vm);
   onStep("memory");

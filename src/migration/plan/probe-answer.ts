@@ -3,7 +3,7 @@
 import { PAGE_FORMAT } from "../../compact/limits.ts";
 import { GodwitError } from "../../errors.ts";
 import type { VmFacts } from "../../qemu/facts.ts";
-import type { Message } from "../../wire/messages.ts";
+import type { Hello, Message } from "../../wire/messages.ts";
 import { assertMatch, assertPageFormat, PROGRAM, parseFacts } from "../greeting.ts";
 import type { Peer } from "../peer.ts";
 import { WINDOW_BYTES } from "../window.ts";
@@ -11,8 +11,6 @@ import { WINDOW_BYTES } from "../window.ts";
 /** What is taken of one probe: several times what a plan sends in its second over the fastest link that TLS can fill. */
 const MAX_BYTES = 4 * 1024 ** 3;
 const MAX_MS = 10_000;
-
-type Hello = Extract<Message, { type: "HELLO" }>;
 
 export interface ProbeLimits {
   readonly maxBytes?: number;

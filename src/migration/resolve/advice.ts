@@ -15,6 +15,8 @@ export type Action =
   | "run-destination"
   | "restart-send"
   | "restart-receive"
+  /** Notes that nothing is left to do at this end. */
+  | "close"
   | "wait"
   | "none";
 
@@ -78,8 +80,8 @@ export function adviseOn(end: SessionEnd): Advice {
     const text = `godwit ${program} (process ${end.pid}) is at it, and settles it ${when}`;
     return { owner, why: whyOf(end), can: [option("wait", text)] };
   }
-  if (end.role === "settings") return adviseOnSettings(end);
   if (end.isSettled) return { owner, why: whyOf(end), can: [option("none", "it is settled: there is nothing to do")] };
+  if (end.role === "settings") return adviseOnSettings(end);
   if (end.found === "unknown") return { owner, why: whyOf(end), can: [option("none", UNKNOWN)] };
   const advice = end.role === "source" ? adviseSource(end, end.found) : adviseDestination(end, end.found);
   if (end.isCertain) return advice;
@@ -103,7 +105,7 @@ function adviseSource(end: SessionEnd, found: Found): Advice {
   const why = whyOf(end);
   const state = end.state ?? "streaming";
   if (state === "committed") return { ...adviseCommittedSource(end, found), why };
-  if (found === "gone") return { owner: "unknown", why, can: [option("none", LOST_HERE)] };
+  if (found === "gone") return { owner: "unknown", why, can: [option("none", LOST_HERE), CLOSE] };
   const step = restartSource(state, found as FoundSource);
   const isSafe = step?.actions.some(({ do: what }) => what === "give-back") ?? false;
   const text = found === "running" ? "closes the session: the guest runs here" : "lets the guest go on here";
@@ -124,8 +126,15 @@ const ASKING = [
 ];
 
 function adviseCommittedSource(end: SessionEnd, found: Found): Omit<Advice, "why"> {
-  if (found === "gone")
-    return { owner: "destination", can: [option("none", "the VM is at the destination, or nowhere: look there")] };
+  if (found === "gone") {
+    const look = option("none", "the VM is at the destination, or nowhere: look there");
+    const close = option(
+      "close",
+      "closes the session here: vouch that it was found there, or that it is known to be lost",
+      true,
+    );
+    return { owner: "destination", can: [look, close] };
+  }
   if (found === "running") {
     const text =
       "closes the session, as the guest runs here already: vouch that it does not run at the destination, and never did";
@@ -147,19 +156,29 @@ function adviseDestination(end: SessionEnd, found: Found): Advice {
   const tell = option("restart-receive", "waits for the source, and tells it");
   if (does("run"))
     return { owner: "destination", why, can: [option("run-destination", "lets the guest run here"), tell] };
-  if (found === "running" && state === "running") return { owner: "destination", why, can: [TELL_IF_OPEN] };
+  if (found === "running" && state === "running") return { owner: "destination", why, can: [TELL_IF_OPEN, CLOSE] };
   if (found === "running" && does("journal", "running")) {
     return { owner: "destination", why, can: [option("run-destination", "notes that the guest runs here"), tell] };
   }
   if (state === "running" && found === "held")
     return { owner: "destination", why, can: [option("run-destination", "lets the guest go on here"), tell] };
   if (state === "running" || state === "committed") {
-    return { owner: state === "running" ? "destination" : "unknown", why, can: [option("none", GONE_THERE[state])] };
+    const close = state === "running" ? CLOSE : CLOSE_IF_KNOWN;
+    const can = [option("none", GONE_THERE[state]), ...(found === "gone" ? [close] : [])];
+    return { owner: state === "running" ? "destination" : "unknown", why, can };
   }
-  if (state === "aborted" || found === "gone") return { owner: "source", why, can: [option("none", AT_SOURCE)] };
+  if (found === "gone") return { owner: "source", why, can: [option("none", AT_SOURCE), CLOSE] };
+  if (state === "aborted") return { owner: "source", why, can: [option("none", AT_SOURCE)] };
   return adviseOnCopy({ ...end, state }, found, why);
 }
 
+/** As long as the journal is kept a source that asks later is answered all the same. */
+const CLOSE = option("close", "closes the session: nothing is left to do at this end");
+const CLOSE_IF_KNOWN = option(
+  "close",
+  "closes the session here: vouch that it is known whether the guest ran here, and that it has been seen to",
+  true,
+);
 const TELL_IF_OPEN = option(
   "restart-receive",
   "only if the session is open at the source too: waits for the source, and tells it; else there is nothing to do",
@@ -198,8 +217,9 @@ function adviseOnSettings({ hasSettings, found }: SessionEnd): Advice {
     : "a godwit was at this QEMU, and has left nothing";
   const text = "puts QEMU's settings back";
   const isThere = found === "running" || found === "stopped";
-  const can = hasSettings && isThere ? option("resume-source", text) : option("none", "there is nothing to do");
-  return { owner: "source", why, can: [can] };
+  if (hasSettings && isThere) return { owner: "source", why, can: [option("resume-source", text)] };
+  const nothing = option("none", "there is nothing to do");
+  return { owner: "source", why, can: found === "gone" ? [nothing, CLOSE] : [nothing] };
 }
 
 function whyOf({ role, state, isSettled, found, pid }: SessionEnd): string {

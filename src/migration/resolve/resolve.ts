@@ -43,7 +43,7 @@ export interface ResolveOptions {
   /** Its first digits; with `.source`, `.destination` or `.settings` behind them where the host has several ends of it. */
   readonly id: string;
   /** Null: only says what can be done. */
-  readonly action: "resume-source" | "run-destination" | null;
+  readonly action: "resume-source" | "run-destination" | "close" | null;
   /** A person vouches for what can't be known. */
   readonly iKnow: boolean;
   /** How to reach the destination, to ask it for a VM that was handed over. */
@@ -89,8 +89,9 @@ export async function resolveSession(options: ResolveOptions): Promise<Resolutio
     using qemu = await findQemu(journal.content.header, options.qmpPath);
     const advice = adviceOf({ ...session, content: journal.content, pid: null }, journal.content, qemu);
     assertMay(advice, options.action, options.iKnow);
-    // An action is offered only where QEMU was found.
-    await (options.action === "run-destination" ? runDestination : resumeSource)(qemu.qmp!, journal, options.warn);
+    if (options.action === "close") await close(journal);
+    // The others are offered only where QEMU was found.
+    else await (options.action === "run-destination" ? runDestination : resumeSource)(qemu.qmp!, journal, options.warn);
   } finally {
     await journal.close();
   }
@@ -136,7 +137,8 @@ async function pick(store: SessionStore, { id, action }: ResolveOptions): Promis
   const ends = await store.find(prefix);
   const wanted = ends.filter((end) => {
     if (role !== undefined) return end.role === role;
-    return action === null || (end.role === "destination") === (action === "run-destination");
+    if (action === null || action === "close") return true;
+    return (end.role === "destination") === (action === "run-destination");
   });
   const [only, other] = wanted;
   if (only === undefined) {
@@ -174,6 +176,14 @@ async function resumeSource(qmp: QmpClient, journal: Journal, warn: (message: st
   await putBack(qmp, journal).catch((error: unknown) => {
     warn(`QEMU's migration settings are not as they were before: ${messageOf(error)}`);
   });
+}
+
+/** As the machines end where QEMU is gone; of a VM that was handed over they know nothing more, and the state stays. */
+async function close(journal: Journal): Promise<void> {
+  const { header, state } = journal.content;
+  const isKept = state === "committed" || state === "running";
+  const ended = header.role === "destination" ? "aborted" : "lost";
+  await journal.note({ state: isKept ? state : ended, settled: true });
 }
 
 /** In the order of the destination's machine: the VM is ours in the journal before the guest runs. */
