@@ -18,6 +18,11 @@ export function hasQemu(version: QemuVersion): boolean {
   return isCached(...recipe(version));
 }
 
+/** The system emulator itself; it is started by {@link qemuCommand}. */
+export async function qemuProgram(version: QemuVersion): Promise<string> {
+  return programIn(await qemuFolder(version), "qemu-system-x86_64");
+}
+
 /** The command that starts this QEMU's system emulator, with the modules and the firmware of its own tree. */
 export async function qemuCommand(version: QemuVersion): Promise<string[]> {
   const folder = await qemuFolder(version);
@@ -47,5 +52,9 @@ function recipe(version: QemuVersion): [string, unknown] {
 function commandIn(folder: string, program: string): string[] {
   const libraries = join(folder, "usr/lib/x86_64-linux-gnu");
   const loader = [join(libraries, "ld-linux-x86-64.so.2"), "--inhibit-cache", "--library-path", libraries];
-  return [...loader, "--argv0", program, join(folder, "usr/bin", program)];
+  return [...loader, "--argv0", program, programIn(folder, program)];
+}
+
+function programIn(folder: string, program: string): string {
+  return join(folder, "usr/bin", program);
 }

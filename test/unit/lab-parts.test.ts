@@ -1,3 +1,5 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -53,6 +55,34 @@ test("a build that fails leaves nothing, and a lock of a dead process holds nobo
   writeFileSync(join(folder, `${artifactName("x", {})}.lock`), "1-0");
   await cached("x", {}, async () => {});
   expect(await readdir(folder)).toEqual([artifactName("x", {})]);
+});
+
+/** Another process that wants the artifact; `body` is what builds it in `folder`. */
+async function builder(body: string): Promise<void> {
+  const script = `
+    const { cached } = await import(${JSON.stringify(new URL("../../lab/cache.ts", import.meta.url))});
+    const { appendFileSync } = await import("node:fs");
+    await cached("x", {}, async (folder) => { ${body} });`;
+  const child = spawn(process.execPath, ["--input-type=module", "-e", script], { stdio: "inherit" });
+  await once(child, "close");
+}
+
+test("a builder that is killed leaves nothing that is used, and the next one removes it", async () => {
+  const folder = temporaryCache();
+  await builder(`appendFileSync(folder + "/n", "half"); process.kill(process.pid, "SIGKILL");`);
+  const left = await readdir(folder);
+  expect(left).toEqual([expect.stringMatching(/\.draft$/), `${artifactName("x", {})}.lock`].sort());
+  const path = await cached("x", {}, async (draft) => writeFileSync(join(draft, "n"), "whole"));
+  expect(await readFile(join(path, "n"), "utf8")).toBe("whole");
+  expect(await readdir(folder)).toEqual([artifactName("x", {})]);
+});
+
+test("of two processes that want an artifact one builds", async () => {
+  const folder = temporaryCache();
+  const build = `appendFileSync(${JSON.stringify(join(folder, "builds"))}, "1"); appendFileSync(folder + "/n", "whole");`;
+  await Promise.all([builder(build), builder(build)]);
+  expect(await readFile(join(folder, "builds"), "utf8")).toBe("1");
+  expect((await readdir(folder)).sort()).toEqual(["builds", artifactName("x", {})]);
 });
 
 test("a process is known by its id and start", () => {

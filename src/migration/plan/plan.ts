@@ -1,6 +1,7 @@
 /** `godwit plan`: measures a VM and a link, and predicts a migration without beginning one. */
 
 import { randomBytes } from "node:crypto";
+import { setImmediate } from "node:timers/promises";
 import type { EarlierMigration, Estimate } from "../../control/downtime.ts";
 import type { DirtyWindow } from "../../control/planning/dirty-curve.ts";
 import type { Findings } from "../../control/planning/findings.ts";
@@ -115,6 +116,10 @@ export async function planMigration(options: PlanOptions): Promise<PlanReport> {
   };
   onStep("prediction");
   const shares = sharesOf(sample.clusters);
+  const othersTurn = async () => {
+    signal?.throwIfAborted();
+    await setImmediate();
+  };
   return {
     vm,
     isPaused,
@@ -124,7 +129,7 @@ export async function planMigration(options: PlanOptions): Promise<PlanReport> {
     shares,
     changedBytesPerPage: changedBytesOf(sample, shares, "zstd"),
     unknownDisks,
-    prediction: predict(findings, promises),
+    prediction: await predict(findings, promises, othersTurn),
   };
 }
 
