@@ -253,7 +253,8 @@ export class CheckpointStore {
   }
 
   async #locate(prefix: string): Promise<{ folder: VmFolder; id: string }> {
-    const [match, ...others] = await this.#matches(prefix);
+    // No prefix is none: what was meant to stand there may be empty by mistake.
+    const [match, ...others] = prefix === "" ? [] : await this.#matches(prefix);
     if (match === undefined) throw noCheckpoint(prefix);
     if (others.length === 0) return match;
     const text = `${others.length + 1} checkpoints begin with ${prefix}`;
