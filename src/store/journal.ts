@@ -4,7 +4,8 @@ import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { GodwitError, messageOf } from "../errors.ts";
 import { codeOf } from "./checkpoint-errors.ts";
-import { type Lock, lockFolder } from "./checkpoint-lock.ts";
+import { syncFolder, writeFully } from "./durable.ts";
+import { type Lock, lockFolder } from "./folder-lock.ts";
 import {
   encodeRecord,
   JOURNAL_ROOM_BYTES,
@@ -88,7 +89,7 @@ export class Journal {
       const { content, endOffset } = parseJournal(bytes, path);
       // What is left of a record whose writing was cut off.
       const rest = Buffer.alloc(Math.max(bytes.length, endOffset + 1) - endOffset, "\n");
-      await file.write(rest, 0, rest.length, endOffset);
+      await writeFully(file, rest, endOffset);
       await file.sync();
       return new Journal(path, file, lock, content, endOffset);
     } catch (error) {
@@ -136,7 +137,7 @@ export class Journal {
     const line = encodeRecord(record);
     try {
       await inTime(this.#writing);
-      const written = this.#file.write(line, 0, line.length, this.#endOffset).then(() => this.#file.datasync());
+      const written = writeFully(this.#file, line, this.#endOffset).then(() => this.#file.datasync());
       this.#writing = written.catch(() => {});
       await inTime(written);
     } catch (error) {
@@ -181,11 +182,6 @@ function readError(path: string, cause: unknown): GodwitError {
   if (cause instanceof GodwitError) return cause;
   const message = `the journal can't be read: ${messageOf(cause)}`;
   return new GodwitError("STORE_JOURNAL_UNREADABLE", message, { path }, { cause });
-}
-
-async function syncFolder(folder: string): Promise<void> {
-  await using handle = await open(folder, "r");
-  await handle.sync();
 }
 
 async function inTime(written: Promise<unknown>): Promise<void> {

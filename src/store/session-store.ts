@@ -2,7 +2,7 @@
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { GodwitError } from "../errors.ts";
-import { holderOf } from "./checkpoint-lock.ts";
+import { holderOf } from "./folder-lock.ts";
 import { type FoundJournal, Journal, readJournal } from "./journal.ts";
 import { JOURNAL_FORMAT, JOURNAL_VERSION, type JournalHeader, type JournalRole } from "./journal-format.ts";
 import { openStateFolder } from "./state-dir.ts";

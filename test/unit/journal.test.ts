@@ -1,10 +1,10 @@
 // The journal of a session: what is on the disk after each record, what a crash leaves, what a reader takes.
 import { readFileSync } from "node:fs";
-import { mkdir, mkdtemp, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
+import { type FileHandle, mkdir, mkdtemp, open, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, onTestFinished, test, vi } from "vitest";
 import { GodwitError } from "../../src/errors.ts";
 import {
   encodeRecord,
@@ -112,6 +112,23 @@ test("cut off anywhere, it says what was noted before; and goes on from there", 
   await again.note({ state: "aborted", settled: true });
   await again.close();
   expect((await store.list())[0]!.content).toMatchObject({ state: "aborted", isSettled: true });
+});
+
+test("a record is whole on the disk when it is noted, though the file system takes it in pieces", async () => {
+  const store = await SessionStore.open(stateDir);
+  const journal = await store.create(ABOUT);
+  await using file = await open(pathOf(), "r");
+  const handles = Object.getPrototypeOf(file) as FileHandle;
+  const write = handles.write as (bytes: Uint8Array, from: number, length: number, at: number) => unknown;
+  const inPieces = function (this: FileHandle, bytes: Uint8Array, from: number, length: number, at: number) {
+    return write.call(this, bytes, from, Math.min(length, 7), at);
+  };
+  const spy = vi.spyOn(handles, "write").mockImplementation(inPieces as typeof handles.write);
+  onTestFinished(() => spy.mockRestore());
+  await journal.note({ state: "committed" });
+  expect(spy.mock.calls.length).toBeGreaterThan(5);
+  await journal.close();
+  expect(await store.list()).toMatchObject([{ content: { state: "committed" }, problem: null }]);
 });
 
 test("damage in its middle is no end of it", async () => {
