@@ -1,6 +1,6 @@
 /**
  * How godwit's side of the NBD protocol (NetworkBlockDevice/nbd, doc/proto.md) takes in bytes: generators say which they need next,
- * `nbd.ts` brings them. No I/O here.
+ * `nbd-feeder.ts` brings them. No I/O here.
  *
  * The server is the user's own QEMU, but is not trusted: every length is checked before anything is kept for it.
  */

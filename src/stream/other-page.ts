@@ -11,7 +11,7 @@ export interface OtherPageRecord {
 }
 
 /**
- * Reads the page record at `at`, whose header is there, in whatever form (QEMU migration/ram.c, parse_ramblocks and ram_load_precopy).
+ * Reads the page record at `at`, whose header is there, in whatever form (QEMU migration/ram.c, ram_load_precopy).
  *
  * @param lastBlock the ramblock of the record before, which RAM_SAVE_FLAG_CONTINUE means
  * @returns undefined when it is cut off, or why it is no page record
