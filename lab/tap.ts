@@ -28,9 +28,16 @@ export interface TapDigest {
 export interface Tap extends AsyncDisposable {
   /** The monitor to give to the program, in place of QEMU's own. */
   readonly qmpPath: string;
-  /** What went through in the last migration, once all its connections are closed. */
-  digest(): Promise<TapDigest>;
+  /** What went through in a migration, the first being 0, once all its connections are closed. Default: the last. */
+  digest(migration?: number): Promise<TapDigest>;
   close(): Promise<void>;
+}
+
+/** One migration's connections, and what went through them. */
+interface Measured {
+  readonly forward: Meter;
+  readonly back: Meter;
+  readonly relays: Promise<void>[];
 }
 
 const MAX_LINE_BYTES = 16 * 1024 * 1024;
@@ -44,18 +51,15 @@ export async function startTap({ qmpPath, direction, recordTo }: TapOptions): Pr
   const listener = new Listener();
   const pathInFront = join(folder.path, "qmp");
   const qemuPath = join(folder.path, "stream");
-  let forward = new Meter(recordTo);
-  let back = new Meter();
-  let relays: Promise<void>[] = [];
+  const migrations: Measured[] = [];
 
   const lead = async (programPath: string): Promise<string> => {
-    forward = new Meter(recordTo);
-    back = new Meter();
-    relays = [];
+    const measured: Measured = { forward: new Meter(recordTo), back: new Meter(), relays: [] };
+    const { forward, back, relays } = measured;
+    migrations.push(measured);
     // A source connects to us, and we to the program; the program connects to us, and we to a destination.
     const [near, far] = direction === "source" ? [qemuPath, programPath] : [programPath, qemuPath];
-    const meters = [forward, back] as const;
-    await listener.listen(near, (socket) => relays.push(relay(socket, listener.connect(far), ...meters)));
+    await listener.listen(near, (socket) => relays.push(relay(socket, listener.connect(far), forward, back)));
     return qemuPath;
   };
   await listener.listen(pathInFront, (socket) => {
@@ -63,14 +67,16 @@ export async function startTap({ qmpPath, direction, recordTo }: TapOptions): Pr
     relayWith(socket, listener.connect(qmpPath), rewrite, passOn).catch(() => {}); // both ends see the close
   });
 
-  const digest = async () => {
-    await Promise.allSettled(relays);
-    const [there, andBack] = [forward.digest(), back.digest()];
+  const digest = async (migration = -1) => {
+    const measured = migrations.at(migration);
+    if (measured === undefined) throw new Error("no migration has gone through the tap");
+    await Promise.allSettled(measured.relays);
+    const [there, andBack] = [measured.forward.digest(), measured.back.digest()];
     return { ...there, returnSha256: andBack.sha256, returnBytes: andBack.bytes };
   };
   const close = async () => {
     listener.close();
-    await Promise.allSettled(relays);
+    await Promise.allSettled(migrations.flatMap(({ relays }) => relays));
     folder[Symbol.dispose]();
   };
   return { qmpPath: pathInFront, digest, close, [Symbol.asyncDispose]: close };

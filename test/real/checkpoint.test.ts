@@ -16,11 +16,10 @@ import type { KeptCheckpoint, SourceSummary } from "../../src/migration/events.t
 import { openCheckpoints } from "../../src/migration/open-checkpoints.ts";
 import { waitForMigrationStatus } from "../../src/qemu/migrate.ts";
 import type { ListedCheckpoint } from "../../src/store/checkpoint-folder.ts";
-import { startPair } from "./support/pair.ts";
+import { SMALL, startPair } from "./support/pair.ts";
 
 const PAGE_BYTES = 4096;
-const MEMORY_MIB = 256;
-const load = { mib: 16, pagesPerSecond: 500, pattern: "word" } as const;
+const { memoryMiB: MEMORY_MIB, load } = SMALL;
 const PROGRAM = fileURLToPath(new URL("../../bin/godwit", import.meta.url));
 
 function folder(): string {
@@ -112,8 +111,8 @@ test.each([
   console.log(`QEMU ${options.qemu}: ${kept.pages} pages, ${kept.bytes} bytes, ${kept.ms.toFixed(0)} ms`);
 });
 
-test("Ctrl-C while it is kept: the migration has been completed, and nothing is kept", async () => {
-  await using pair = await startPair({ memoryMiB: MEMORY_MIB });
+test("Ctrl-C while it is kept: the migration has been completed, and nothing is kept; --quit ends the source QEMU", async () => {
+  await using pair = await startPair(SMALL);
   const migration = await startMigration(pair, {
     sendArgs: ["--quit"],
     onEvent: ({ event }) => event === "keeping" && migration.send.kill("SIGINT"),
@@ -123,11 +122,11 @@ test("Ctrl-C while it is kept: the migration has been completed, and nothing is 
   expect(migration.send.events.at(-1)).toMatchObject({ status: "completed", checkpoint: null });
   expect(warningsOf(migration.send)).toEqual([expect.stringMatching(/^no checkpoint .*: cancelled by Ctrl-C$/)]);
   expect(await listed(pair.hosts.source.stateDir!)).toEqual([]);
-  expect(await pair.source.exited).toMatchObject({ code: 0 }); // --quit
+  expect(await pair.source.exited).toMatchObject({ code: 0 });
 });
 
 test("no room: the migration is completed with one warning", async () => {
-  await using pair = await startPair({ memoryMiB: MEMORY_MIB, load });
+  await using pair = await startPair(SMALL);
   await using migration = await startMigration(pair, { sendArgs: ["--store-size", "1M"] });
   expect(await migration.send.exited).toMatchObject({ code: 0 });
   expect(migration.send.events.at(-1)).toMatchObject({ status: "completed", checkpoint: null });
@@ -137,7 +136,7 @@ test("no room: the migration is completed with one warning", async () => {
 });
 
 test("a state folder that can't be used: there is no journal without it, so the guest is not touched", async () => {
-  await using pair = await startPair({ memoryMiB: MEMORY_MIB, load });
+  await using pair = await startPair(SMALL);
   await using migration = await startMigration(pair, { sendArgs: ["--state-dir", "/dev/null/state"] });
   const { code, stderr } = await migration.send.exited;
   expect(code).toBe(2);
@@ -150,11 +149,7 @@ type Saved = ListedCheckpoint & { ms: number; stoppedMs: number | null };
 
 test("save: a VM under load runs on, QEMU is as before", async () => {
   const stateDir = folder();
-  await using vm = await startSavedVm({
-    uuid: randomUUID(),
-    memoryMiB: MEMORY_MIB,
-    load: { ...load, pagesPerSecond: 5000 },
-  });
+  await using vm = await startSavedVm({ uuid: randomUUID(), ...SMALL });
   const settings = () =>
     Promise.all([vm.qmp.execute("query-migrate-parameters"), vm.qmp.execute("query-migrate-capabilities")]);
   const before = await settings();
@@ -179,7 +174,8 @@ test("save: a VM under load runs on, QEMU is as before", async () => {
   expect(paused).toMatchObject({ stoppedMs: null });
   expect(await vm.qmp.execute("query-status")).toMatchObject({ status: "paused" });
   await holdsMemory(stateDir, paused.id, vm);
-  expect(paused.storedBytes).toBeLessThan(saved.pages * PAGE_BYTES * 0.2); // the rest was there already
+  // What the load may have written meanwhile, and a fifth; the rest was there already.
+  expect(paused.storedBytes).toBeLessThan((load.mib * 256 + saved.pages * 0.2) * PAGE_BYTES);
 });
 
 test.each([
@@ -187,7 +183,7 @@ test.each([
   ["SIGKILL", null],
 ] as const)("save, ended by %s: the VM runs on, nothing is kept", async (signal, code) => {
   const stateDir = folder();
-  await using vm = await startSavedVm({ uuid: randomUUID(), memoryMiB: MEMORY_MIB, load });
+  await using vm = await startSavedVm({ uuid: randomUUID(), ...SMALL });
   const before = await vm.qmp.execute("query-migrate-parameters");
   const isActive = vm.qmp.waitForEvent("MIGRATION", ({ data }) => data.status === "active");
   await vm.qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "events", state: true }] });

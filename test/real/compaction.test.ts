@@ -3,12 +3,11 @@ import { expect, test } from "vitest";
 import type { MigrationOptions } from "../../lab/godwit.ts";
 import type { Pair, PairOptions } from "../../lab/pair.ts";
 import { type Moved, moveWhole } from "./support/move.ts";
-import { startPair } from "./support/pair.ts";
+import { CACHED, startPair } from "./support/pair.ts";
 import { receiveWith } from "./support/programs.ts";
 
-const load = { mib: 16, pagesPerSecond: 500, pattern: "word" } as const;
 /** A guest that has read its root file system: most of its memory stands on its disk. */
-const cached = { cached: true, load, rateBitsPerSecond: 500e6 };
+const cached = { ...CACHED, rateBitsPerSecond: 500e6 };
 
 /** Moves the VM, whole, and says what came of its references. */
 async function move(pair: Pair, options: MigrationOptions = {}): Promise<Moved> {

@@ -19,7 +19,7 @@ test("it ends, about as was predicted before the guest was stopped", async () =>
   await using migration = await startMigration(pair, { sendArgs: ["--no-keep-checkpoint"] });
   const send = await migration.send.exited;
   expect(send, send.stderr).toMatchObject({ code: 0 });
-  await cleanWalks(pair.destination, 2);
+  await cleanWalks(pair.destination, 1);
   const summary = migration.send.events.at(-1) as SourceSummary;
   const { downtimeMs, residualBytes, predictedDowntimeMs } = summary;
   console.log(`downtime ${downtimeMs} ms, predicted ${JSON.stringify(predictedDowntimeMs)}`);
@@ -42,7 +42,7 @@ test("--on-stall abort: a promise that can't be kept ends it, with the VM runnin
   expect(migration.send.events).toContainEqual(expect.objectContaining({ event: "error", code: "CONTROL_GIVEN_UP" }));
   expect(await pair.source.qmp.execute("query-status")).toMatchObject({ status: "running" });
   expect(await settingsOf(pair.source.qmp)).toEqual(before);
-  await cleanWalks(pair.source, 2);
+  await cleanWalks(pair.source, 1);
 });
 
 test("--on-stall throttle: QEMU throttles the guest as asked, and no more once it is over", async () => {
@@ -65,5 +65,5 @@ test("--on-stall throttle: QEMU throttles the guest as asked, and no more once i
   expect(await migration.send.exited).toMatchObject({ code: 130 });
   expect(await inForce()).toBe(0);
   expect(await settingsOf(qmp)).toEqual(before);
-  await cleanWalks(pair.source, 2);
+  await cleanWalks(pair.source, 1);
 });

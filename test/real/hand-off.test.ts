@@ -1,12 +1,12 @@
 // Exactly one machine runs: real QEMUs, with a peer that breaks off at the worst moments of the hand-off. The peers here are
-// built of the same parts as ours, and leave out or stop at a step.
+// built of the same parts as ours, and leave out or stop at a step. Links that break there: reconnect-hand-off.test.ts.
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { blackoutOf, startMigration } from "../../lab/godwit.ts";
+import { startMigration } from "../../lab/godwit.ts";
 import type { Pair } from "../../lab/pair.ts";
 import { cleanWalks } from "../../lab/walks.ts";
 import { PAGE_FORMAT } from "../../src/compact/limits.ts";
@@ -22,15 +22,14 @@ import { readFacts } from "../../src/qemu/facts.ts";
 import { QmpClient } from "../../src/qemu/qmp.ts";
 import { generatePsk } from "../../src/wire/psk.ts";
 import { connect, listen } from "../../src/wire/transport.ts";
-import { startPair } from "./support/pair.ts";
+import { SMALL_LOAD, startPair } from "./support/pair.ts";
 
-const load = { mib: 32, pagesPerSecond: 500, pattern: "word" } as const;
 const security = { kind: "psk", psk: generatePsk() } as const;
 const HOST = "127.0.0.1";
 const greeting = { generation: 1, program: "test", pageFormat: PAGE_FORMAT, features: [], disks: [], cachePages: 0 };
 
 /** What a receiver does at the end of the stream instead of the right thing. */
-type ReceiverFault = "drops before LOADED" | "drops after COMMIT" | "aborts after COMMIT";
+type ReceiverFault = "drops after COMMIT" | "aborts after COMMIT";
 
 /** A receiver that feeds a real destination QEMU, and misbehaves in the hand-off. Returns its port. */
 async function faultyReceiver(pair: Pair, fault: ReceiverFault): Promise<{ port: number } & AsyncDisposable> {
@@ -78,7 +77,6 @@ async function faultyReceiver(pair: Pair, fault: ReceiverFault): Promise<{ port:
       await receiver.connect(join(folder, "s"));
       peer.onRoom();
       await vm.loaded(AbortSignal.timeout(60_000));
-      if (fault === "drops before LOADED") return peer.destroy();
       peer.send({ type: "LOADED", loadMs: 0, rawBytes: receiver.rawBytes });
     },
   });
@@ -98,19 +96,8 @@ async function sendTo(pair: Pair, port: number): Promise<{ summary: SourceSummar
   return { summary, events };
 }
 
-test("the receiver drops the link between loading and LOADED: the guest goes on at the source", async () => {
-  await using pair = await startPair({ load });
-  await using receiver = await faultyReceiver(pair, "drops before LOADED");
-  const { summary, events } = await sendTo(pair, receiver.port);
-  expect(summary.status).toBe("failed");
-  expect(events).not.toContainEqual({ event: "committed" });
-  expect(await pair.source.qmp.execute("query-status")).toMatchObject({ status: "running" });
-  expect(await pair.destination.qmp.execute("query-status")).toMatchObject({ status: "paused" });
-  await cleanWalks(pair.source, 2);
-});
-
 test("the link breaks right after COMMIT: the source stays stopped, in doubt, and can be made to run", async () => {
-  await using pair = await startPair({ load });
+  await using pair = await startPair({ load: SMALL_LOAD });
   await using receiver = await faultyReceiver(pair, "drops after COMMIT");
   const { summary, events } = await sendTo(pair, receiver.port);
   expect(summary.status).toBe("in-doubt");
@@ -120,21 +107,21 @@ test("the link breaks right after COMMIT: the source stays stopped, in doubt, an
   expect(await pair.destination.qmp.execute("query-status")).toMatchObject({ status: "paused" });
   await pair.destination.quit();
   await pair.source.qmp.execute("cont");
-  await cleanWalks(pair.source, 2);
+  await cleanWalks(pair.source, 1);
 });
 
 test("the destination gives up after COMMIT and says so: the guest goes on at the source", async () => {
-  await using pair = await startPair({ load });
+  await using pair = await startPair({ load: SMALL_LOAD });
   await using receiver = await faultyReceiver(pair, "aborts after COMMIT");
   const { summary, events } = await sendTo(pair, receiver.port);
   expect(summary.status).toBe("failed");
   expect(events.at(-2)).toMatchObject({ event: "error", vm: "the VM keeps running here" });
   await pair.destination.exited;
-  await cleanWalks(pair.source, 2);
+  await cleanWalks(pair.source, 1);
 });
 
-/** A sender that moves a real source QEMU's stream and says COMMIT or not; then it drops the link. */
-async function faultySender(pair: Pair, port: number, saysCommit: boolean): Promise<string> {
+/** A sender that moves a real source QEMU's stream, and drops the link instead of saying COMMIT. */
+async function faultySender(pair: Pair, port: number): Promise<string> {
   const qmp = await QmpClient.connect(pair.source.qmpPath);
   using _ = qmp;
   const vm = await SourceVm.open(qmp);
@@ -173,7 +160,6 @@ async function faultySender(pair: Pair, port: number, saysCommit: boolean): Prom
   peer.send({ type: "SWITCHOVER" });
   await loaded.promise;
   const { status } = await pair.destination.qmp.execute("query-status");
-  if (saysCommit) peer.send({ type: "COMMIT", run: true });
   peer.end();
   rmSync(folder, { recursive: true, force: true });
   return status;
@@ -193,9 +179,9 @@ async function receiveOn(pair: Pair) {
 }
 
 test("no COMMIT comes: the copy is held, and does not run, not even without -S", async () => {
-  await using pair = await startPair({ load, destinationAutostart: true });
+  await using pair = await startPair({ load: SMALL_LOAD, destinationAutostart: true });
   const receive = await receiveOn(pair);
-  expect(await faultySender(pair, receive.port, false)).toBe("paused"); // loaded, and held
+  expect(await faultySender(pair, receive.port)).toBe("paused"); // loaded, and held
   // The source may have handed it over, for all that is known here.
   expect(await receive.ended).toMatchObject({ status: "in-doubt" });
   expect(await pair.destination.qmp.execute("query-status")).toMatchObject({ status: "paused" });
@@ -205,35 +191,16 @@ test("no COMMIT comes: the copy is held, and does not run, not even without -S",
   await cleanWalks(pair.source, 1);
 });
 
-test("COMMIT arrives and the link breaks at once: the VM runs at the destination", async () => {
-  await using pair = await startPair({ load });
-  const receive = await receiveOn(pair);
-  await faultySender(pair, receive.port, true);
-  expect(await receive.ended).toMatchObject({ status: "completed" });
-  expect(await pair.source.qmp.execute("query-status")).toMatchObject({ status: "postmigrate" });
-  await cleanWalks(pair.destination, 2);
-});
-
 test("a paused VM is paused at the destination, and QEMU's settings are put back", async () => {
-  await using pair = await startPair({ load });
+  await using pair = await startPair({ load: SMALL_LOAD });
   const parameters = { "downtime-limit": 123, "max-bandwidth": 77_000_000 };
   await pair.source.qmp.execute("migrate-set-parameters", parameters);
   await pair.source.qmp.execute("stop");
-  await using migration = await startMigration(pair);
+  await using migration = await startMigration(pair, { sendArgs: ["--no-keep-checkpoint"] });
   expect(await migration.send.exited).toMatchObject({ code: 0, stderr: "" });
   expect(migration.send.events.at(-1)).toMatchObject({ status: "completed", downtimeMs: null });
   expect(await pair.destination.qmp.execute("query-status")).toMatchObject({ running: false });
   expect(await pair.source.qmp.execute("query-migrate-parameters")).toMatchObject(parameters);
   await pair.destination.qmp.execute("cont");
   await cleanWalks(pair.destination, 1);
-});
-
-test("--quit ends the source QEMU once the VM runs at the destination", async () => {
-  await using pair = await startPair({ load });
-  await using there = await startMigration(pair, { sendArgs: ["--quit"] });
-  expect(await there.send.exited).toMatchObject({ code: 0, stderr: "" });
-  expect(await pair.source.exited).toMatchObject({ code: 0 });
-  expect(await there.receive.exited).toMatchObject({ code: 0 });
-  expect(await blackoutOf(pair)).toBeGreaterThan(0);
-  await cleanWalks(pair.destination, 2);
 });

@@ -2,7 +2,6 @@
 // says. A relay that has the key sees which message is which, so nothing depends on time.
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { Watch } from "../../lab/chaos/watch.ts";
 import { FaultyMessages, type MessageCut } from "../../lab/faulty-messages.ts";
 import { temporaryFolder } from "../../lab/leftovers.ts";
 import type { Pair } from "../../lab/pair.ts";
@@ -14,9 +13,8 @@ import { migrateToPeer } from "../../src/migration/source.ts";
 import { SessionStore } from "../../src/store/session-store.ts";
 import type { Address } from "../../src/wire/address.ts";
 import { generatePsk } from "../../src/wire/psk.ts";
-import { startPair } from "./support/pair.ts";
+import { SMALL_LOAD, startPair, watch } from "./support/pair.ts";
 
-const load = { mib: 32, pagesPerSecond: 500, pattern: "word" } as const;
 const security = { kind: "psk", psk: generatePsk() } as const;
 
 /** State folders of the two ends, gone with it. */
@@ -56,16 +54,6 @@ async function moveVm(pair: Pair, { state, reconnectForMs, relay }: Way) {
   return { statuses, events };
 }
 
-/** Looks at both QEMUs from now on: at their events too, as the guest's way from here on begins with one. */
-async function watch({ source, destination }: Pair): Promise<Watch> {
-  const watch = new Watch();
-  await source.qmp.execute("stop");
-  watch.add(source);
-  watch.add(destination);
-  await source.qmp.execute("cont");
-  return watch;
-}
-
 const statusOf = async ({ qmp }: Vm) => (await qmp.execute("query-status")).status;
 
 /** What the journals of both ends say of the last session. */
@@ -86,7 +74,7 @@ const CUTS: readonly MessageCut[] = [
 ];
 
 test("cut at each message from LOADED to RUNNING, and connected again: the VM goes to the destination, there and back", async () => {
-  await using first = await startPair({ load });
+  await using first = await startPair({ load: SMALL_LOAD });
   let pair = first;
   for (const cut of CUTS) {
     using state = stateFolders();
@@ -114,19 +102,19 @@ async function cutForGood(pair: Pair, state: Way["state"], cut: MessageCut) {
 }
 
 test("LOADED is lost, and the link for good: the guest goes on at the source, and the copy is held", async () => {
-  await using pair = await startPair({ load });
+  await using pair = await startPair({ load: SMALL_LOAD });
   using state = stateFolders();
   await using watched = await watch(pair);
   const statuses = await cutForGood(pair, state, { at: "LOADED", hasArrived: false });
   expect(statuses).toEqual({ source: "failed", destination: "in-doubt" });
   expect(await noted(state)).toEqual({ source: "aborted", destination: "loaded" });
   expect(await statusOf(pair.destination)).toBe("paused");
-  await cleanWalks(pair.source, 2);
+  await cleanWalks(pair.source, 1);
   expect(watched.verdict()).toBeUndefined();
 });
 
 test("COMMIT is lost, and the link for good: nobody runs it until both are started again, then the destination", async () => {
-  await using pair = await startPair({ load });
+  await using pair = await startPair({ load: SMALL_LOAD });
   using state = stateFolders();
   await using watched = await watch(pair);
   const statuses = await cutForGood(pair, state, { at: "COMMIT", hasArrived: false });
@@ -136,18 +124,18 @@ test("COMMIT is lost, and the link for good: nobody runs it until both are start
   const again = await moveVm(pair, { state });
   expect(again.statuses).toEqual({ source: "completed", destination: "completed" });
   expect(await noted(state)).toEqual({ source: "running", destination: "running" });
-  await cleanWalks(pair.destination, 2);
+  await cleanWalks(pair.destination, 1);
   expect(watched.verdict()).toBeUndefined();
 });
 
 test("RUNNING is lost, and the link for good: it runs at the destination, and the source stays stopped until it is told", async () => {
-  await using pair = await startPair({ load });
+  await using pair = await startPair({ load: SMALL_LOAD });
   using state = stateFolders();
   await using watched = await watch(pair);
   const statuses = await cutForGood(pair, state, { at: "RUNNING", hasArrived: false });
   expect(statuses).toEqual({ source: "in-doubt", destination: "completed" });
   expect(await noted(state)).toEqual({ source: "committed", destination: "running" });
   expect(await Promise.all([pair.source, pair.destination].map(statusOf))).toEqual(["postmigrate", "running"]);
-  await cleanWalks(pair.destination, 2);
+  await cleanWalks(pair.destination, 1);
   expect(watched.verdict()).toBeUndefined();
 });

@@ -5,9 +5,7 @@ import { startMigration } from "../../lab/godwit.ts";
 import type { CutKind, LinkFault } from "../../lab/link-faults.ts";
 import { startTap } from "../../lab/tap.ts";
 import { cleanWalks } from "../../lab/walks.ts";
-import { startPair } from "./support/pair.ts";
-
-const load = { mib: 64, pagesPerSecond: 2000, pattern: "word" } as const;
+import { LARGE_LOAD, startPair } from "./support/pair.ts";
 
 /** Mostly what is noticed at once; what only silence tells costs four seconds each time. */
 const KINDS: CutKind[] = Array.from({ length: 100 }, (_, i) => {
@@ -22,7 +20,7 @@ const faults: [string, LinkFault, number][] = [
 ];
 
 test.each(faults)("%s: byte for byte, and the guest finds its memory whole", async (_name, fault, cuts) => {
-  await using pair = await startPair({ load });
+  await using pair = await startPair({ load: LARGE_LOAD });
   await using sourceTap = await startTap({ qmpPath: pair.source.qmpPath, direction: "source" });
   await using destinationTap = await startTap({ qmpPath: pair.destination.qmpPath, direction: "destination" });
   await using link = await startFaultyLink(pair.hosts.source);
@@ -31,7 +29,7 @@ test.each(faults)("%s: byte for byte, and the guest finds its memory whole", asy
     through: link,
     sourceQmp: sourceTap.qmpPath,
     destinationQmp: destinationTap.qmpPath,
-    sendArgs: ["--no-compress"],
+    sendArgs: ["--no-compress", "--no-keep-checkpoint"],
   });
   const [sent, received] = await Promise.all([migration.send.exited, migration.receive.exited]);
   expect(sent, sent.stderr).toMatchObject({ code: 0, stderr: "" });
@@ -45,5 +43,5 @@ test.each(faults)("%s: byte for byte, and the guest finds its memory whole", asy
   expect(await link.figures()).toMatchObject(fault.kind === "cut" ? { cuts } : { flippedBits: cuts });
   expect(awayMs.length).toBeGreaterThanOrEqual(cuts);
   expect(events.findLast((event) => event.event === "reconnected")?.generation).toBeGreaterThan(cuts);
-  await cleanWalks(pair.destination, 2);
+  await cleanWalks(pair.destination, 1);
 });

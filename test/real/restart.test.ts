@@ -1,16 +1,17 @@
-// Programs that are killed in the middle of a migration and started again: the VM ends up running at one place, and both journals
-// know where.
+// Programs that are killed in the middle of a migration and started again: the VM never runs twice, it ends up running at one place,
+// and both journals know where.
 import { expect, test } from "vitest";
 import { type GodwitProcess, type Migration, startGodwit, startMigration } from "../../lab/godwit.ts";
 import type { Pair } from "../../lab/pair.ts";
 import type { Vm } from "../../lab/vm.ts";
 import { cleanWalks } from "../../lab/walks.ts";
 import { SessionStore } from "../../src/store/session-store.ts";
-import { startPair } from "./support/pair.ts";
+import { SMALL_LOAD, startPair, watch } from "./support/pair.ts";
 
-const load = { mib: 32, pagesPerSecond: 500, pattern: "word" } as const;
+/** What the source keeps after it is looked at in checkpoint.test.ts. */
+const QUICK = ["--no-keep-checkpoint"];
 /** The bulk round takes some seconds. */
-const SLOW = ["--max-bandwidth", "4M"];
+const SLOW = [...QUICK, "--max-bandwidth", "4M"];
 
 /** Kills the program, and starts it as it was started before. */
 async function restartReceive(pair: Pair, migration: Migration): Promise<GodwitProcess> {
@@ -26,7 +27,7 @@ async function restartSend(pair: Pair, migration: Migration): Promise<GodwitProc
   await migration.send.exited;
   const { host, port } = await migration.receive.event("listening");
   const args = ["--qmp", pair.source.qmpPath, "--to", `${host}:${port}`, "--psk-file", migration.pskPath];
-  return startGodwit(pair.hosts.source, ["send", ...args, "--json"]);
+  return startGodwit(pair.hosts.source, ["send", ...args, ...QUICK, "--json"]);
 }
 
 /** What the journals of both ends say of the only session. */
@@ -44,49 +45,57 @@ async function runs(vm: Vm): Promise<boolean> {
 }
 
 test("receive is killed once it has loaded the VM: started again, it takes it over", async () => {
-  await using pair = await startPair({ load });
-  await using migration = await startMigration(pair);
+  await using pair = await startPair({ load: SMALL_LOAD });
+  await using watched = await watch(pair);
+  await using migration = await startMigration(pair, { sendArgs: QUICK });
   await migration.receive.event("loaded");
   await using again = await restartReceive(pair, migration);
   expect(await migration.send.exited).toMatchObject({ code: 0 });
   expect(await again.exited).toMatchObject({ code: 0 });
   expect(await runs(pair.source)).toBe(false);
-  await cleanWalks(pair.destination, 2);
+  await cleanWalks(pair.destination, 1);
+  expect(watched.verdict()).toBeUndefined();
   const settled = { state: "running", isSettled: true };
   expect(await noted(pair)).toEqual([settled, settled]);
 });
 
 test("receive is killed while the stream flows: started again, it gives up, and the guest goes on at the source", async () => {
-  await using pair = await startPair({ load });
+  await using pair = await startPair({ load: SMALL_LOAD });
+  await using watched = await watch(pair);
   await using migration = await startMigration(pair, { sendArgs: SLOW });
   await migration.receive.event("receiving");
   await using again = await restartReceive(pair, migration);
   expect(await migration.send.exited).toMatchObject({ code: 1 });
   expect(await again.exited).toMatchObject({ code: 1 });
   await pair.destination.exited;
-  await cleanWalks(pair.source, 2);
+  await cleanWalks(pair.source, 1);
+  expect(watched.verdict()).toBeUndefined();
   const settled = { state: "aborted", isSettled: true };
   expect(await noted(pair)).toEqual([settled, settled]);
 });
 
 test("send is killed once it has handed the VM over: started again, it learns that it runs there", async () => {
-  await using pair = await startPair({ load });
-  await using migration = await startMigration(pair);
+  await using pair = await startPair({ load: SMALL_LOAD });
+  await using watched = await watch(pair);
+  await using migration = await startMigration(pair, { sendArgs: QUICK });
   await migration.send.event("committed");
   await using again = await restartSend(pair, migration);
   expect(await again.exited).toMatchObject({ code: 0 });
   expect(await migration.receive.exited).toMatchObject({ code: 0 });
   expect(await runs(pair.source)).toBe(false);
-  await cleanWalks(pair.destination, 2);
+  await cleanWalks(pair.destination, 1);
+  expect(watched.verdict()).toBeUndefined();
 });
 
 test("send is killed while the stream flows: started again, it tells the destination that the VM stays", async () => {
-  await using pair = await startPair({ load });
+  await using pair = await startPair({ load: SMALL_LOAD });
+  await using watched = await watch(pair);
   await using migration = await startMigration(pair, { sendArgs: SLOW });
   await migration.receive.event("receiving");
   await using again = await restartSend(pair, migration);
   expect(await migration.receive.exited).toMatchObject({ code: 1 });
   expect(await again.exited).toMatchObject({ code: 2 }); // nobody listens any more
   await pair.destination.exited;
-  await cleanWalks(pair.source, 2);
+  await cleanWalks(pair.source, 1);
+  expect(watched.verdict()).toBeUndefined();
 });
