@@ -12,6 +12,8 @@ import type { Estimate } from "../src/control/downtime.ts";
 import { messageOf } from "../src/errors.ts";
 import type { SourceSummary } from "../src/migration/events.ts";
 import { CASES, type Case, isOther } from "./control/cases.ts";
+import { quantile } from "./control/report.ts";
+import { errorShare, isInside } from "./control/score.ts";
 import { table } from "./support.ts";
 
 type Plan = ReturnType<typeof planDocument>;
@@ -110,22 +112,22 @@ function outcomeRow({ name, plan, summary, guestError }: Outcome): string[] {
     const [estimate, measured] = [figure.predicted(plan), figure.measured(summary)];
     if (estimate === null || measured === null) return ["-", "-", ""];
     const [expected, low, high] = [estimate.expected, estimate.low, estimate.high].map(figure.text);
-    const isInside = measured >= estimate.low && measured <= estimate.high;
-    return [figure.text(measured), `${expected} (${low} to ${high})`, isInside ? "" : "outside"];
+    const mark = isInside({ ...estimate, measured }) ? "" : "outside";
+    return [figure.text(measured), `${expected} (${low} to ${high})`, mark];
   });
   return [guestError === null ? name : `${name} (guest broken: ${guestError})`, ...cells];
 }
 
 /** How many of the intervals hold what was measured, and how far the middle of them is from it. */
 function sumOf({ title, predicted, measured }: Figure, outcomes: readonly Outcome[]): string {
-  const pairs = outcomes.flatMap(({ plan, summary }) => {
+  const predictions = outcomes.flatMap(({ plan, summary }) => {
     const [estimate, value] = [predicted(plan), measured(summary)];
-    return estimate === null || value === null ? [] : [{ estimate, value }];
+    return estimate === null || value === null ? [] : [{ ...estimate, measured: value }];
   });
-  const inside = pairs.filter(({ estimate, value }) => value >= estimate.low && value <= estimate.high).length;
-  const errors = pairs.map(({ estimate, value }) => Math.abs(estimate.expected / value - 1)).sort((a, b) => a - b);
-  const percent = (share: number) => `${((errors[Math.ceil(share * errors.length) - 1] ?? 0) * 100).toFixed(0)} %`;
-  return `${title}: ${inside} of ${pairs.length} inside; off by ${percent(0.5)} in the median, ${percent(0.9)} at nine of ten`;
+  const inside = predictions.filter(isInside).length;
+  const errors = predictions.map(errorShare);
+  const percent = (share: number) => `${(quantile(errors, share) * 100).toFixed(0)} %`;
+  return `${title}: ${inside} of ${predictions.length} inside; off by ${percent(0.5)} in the median, ${percent(0.9)} at nine of ten`;
 }
 
 if (import.meta.main) console.log(await bench(process.argv.length > 2 ? process.argv.slice(2) : undefined));

@@ -24,7 +24,7 @@ import { parseRate } from "./rate.ts";
 import { addSecurityOptions, INSECURE, type SecurityOptions, securityOf } from "./security-options.ts";
 
 /** The migration would not come to what was asked for. */
-export const WILL_NOT_EXIT = 4;
+const WILL_NOT_EXIT = 4;
 
 const HELP = `
 Looks at the VM and the link for some ten seconds, and says what \`godwit send\` would come to: time, downtime and bytes, each with the

@@ -142,7 +142,7 @@ function stateLines(view: ViewState): string[] {
       ? `${left} of ${formatBytes(roundBytes)}`
       : `${left} of a working set of ${formatBytes(wwsBytes)}, ${dirtied}`,
     `link ${formatLinkRate(linkBytesPerSecond)}, effective ${formatByteRate(effectiveBytesPerSecond)} of guest memory${packing === undefined ? "" : `, compression ${nameOf(packing)}`}`,
-    `${formatDuration(progress.elapsedMs)}, ${formatCount(sentPages(progress))} pages as ${formatBytes(progress.wireBytes)} on the wire, ${endText(progress)}`,
+    `${formatDuration(progress.elapsedMs)}, ${formatCount(sentPages(progress))} pages as ${formatBytes(progress.wireBytes)} on the wire${endText(view)}`,
     // Before the first round has ended nothing is known of the load.
     ...(wwsBytes !== null && predicted !== undefined ? [predictedText(predicted)] : []),
     ...(wwsBytes !== null && reason !== undefined ? [oneLine(reason)] : []),
@@ -167,8 +167,12 @@ function bar(fraction: number): string {
 }
 
 /** QEMU does not know what the guest dirties before the bulk round has ended: until then only that end can be told. */
-function endText({ expectedEndMs, wwsBytes }: Progress): string {
+function endText({ progress, predicted }: ViewState): string {
+  if (progress === undefined) return "";
+  const { expectedEndMs, wwsBytes } = progress;
   const isBulk = wwsBytes === null;
-  if (expectedEndMs === null) return isBulk ? "measuring" : "the guest dirties memory as fast as it is sent";
-  return `${isBulk ? "round ends" : "ends"} in ${formatWait(expectedEndMs)}`;
+  // What the policy foresees is told below, and knows more.
+  if (!isBulk && predicted !== undefined && predicted.totalMs !== null) return "";
+  if (expectedEndMs === null) return isBulk ? ", measuring" : ", the guest dirties memory as fast as it is sent";
+  return `, ${isBulk ? "round ends" : "ends"} in ${formatWait(expectedEndMs)}`;
 }

@@ -2,7 +2,7 @@ import { PAGE_BYTES } from "../stream/format.ts";
 
 const DEFAULT_BYTES = 512 * 1024 * 1024;
 /** Kernels' memory is 4 GiB at most, and there is more to it than the cache. */
-export const MAX_CACHE_BYTES = 3 * 1024 * 1024 * 1024;
+const MAX_CACHE_BYTES = 3 * 1024 * 1024 * 1024;
 
 /**
  * Slots of the page cache.

@@ -41,7 +41,7 @@ const PROBE_WEIGHT = 0.05;
 const FASTER_WEIGHT = 0.1;
 const SLOWER_WEIGHT = 0.03;
 /** How often the choice is looked at. */
-export const DECIDE_MS = 100;
+const DECIDE_MS = 100;
 /** What holds the source back for this share of the time is the bottleneck. */
 const LIMIT_SHARE = 0.3;
 /** And threads that pack must have been at it for this share: where they wait for a core, a lighter packing would wait too. */

@@ -217,7 +217,8 @@ export class AdaptivePolicy implements Policy {
 
   /** Once it was looked long enough: what to do if --max-downtime is out of reach. */
   #boundDowntime(atMs: number): Decision | undefined {
-    if (this.#settling === undefined || this.#isDowntimeBroken) return undefined;
+    // What is out of reach in a dip may not be once the link is as fast as before.
+    if (this.#settling === undefined || this.#isDowntimeBroken || this.#link.isDip) return undefined;
     const most = this.#mostPages();
     if (!this.#settling.isOutOfReach(atMs, most, this.#throttlePercent > 0)) return undefined;
     const predicted = this.#predict(this.#settling.leastPages);

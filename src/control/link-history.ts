@@ -2,7 +2,7 @@
 import type { Estimate } from "./downtime.ts";
 
 /** Below this share of its level the link is in a dip; above that many times of it, the level has risen. */
-const DIP_SHARE = 0.7;
+export const DIP_SHARE = 0.7;
 const RISE = 1.3;
 /** The level follows smaller changes within about so long: a measured goodput goes up and down by itself. */
 const FOLLOW_MS = 2000;

@@ -1,5 +1,5 @@
 import type { Estimate } from "./downtime.ts";
-import { LinkHistory } from "./link-history.ts";
+import { DIP_SHARE, LinkHistory } from "./link-history.ts";
 import { type ByForm, FORMS, type Form, PAGE_BYTES, type RoundSample, type TickSample } from "./samples.ts";
 import { BOUND_SHARE, MOST_SAME } from "./sending.ts";
 
@@ -60,7 +60,9 @@ export class LinkMeter {
 
   /** The link is slower than usual for a while: no moment to switch over. */
   get isDip(): boolean {
-    return this.#history.isDip;
+    // A round's end may tell of it before the next tick does.
+    const { isDip, levelBytesPerSecond } = this.#history;
+    return isDip || this.#goodputBytesPerSecond < DIP_SHARE * levelBytesPerSecond;
   }
 
   /** The time that dips and standstills have cost so far. */

@@ -10,7 +10,7 @@ export const TRACE_VERSION = 1;
 /** A line is a few hundred bytes. */
 export const MAX_LINE_BYTES = 16 * 1024;
 /** Four days at ten ticks a second. */
-export const MAX_LINES = 4_000_000;
+const MAX_LINES = 4_000_000;
 
 const amount = z.number().nonnegative();
 const atMs = amount;

@@ -240,7 +240,7 @@ export class Link {
 }
 
 /** Whether a connection that ended so may be followed by another one: what the peer did wrong, it would do again. */
-export function isLoss(error: unknown): boolean {
+function isLoss(error: unknown): boolean {
   return error instanceof GodwitError && error.code === "WIRE_CLOSED";
 }
 

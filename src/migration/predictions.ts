@@ -4,6 +4,8 @@ import type { EventListener } from "./events.ts";
 
 /** A prediction that differs by less from the one that was shown is not shown. */
 const SAME_SHARE = 0.05;
+/** Likewise where it is only hoped for. */
+const SAME_HOPED_SHARE = 0.2;
 
 /** What was predicted, as the summary has it. */
 export interface Predicted {
@@ -47,7 +49,8 @@ export class Predictions {
       predictedTotalMs: this.#predicted.predictedTotalMs ?? (totalMs && { ...totalMs, atMs }),
     };
     const isAtBest = forecast?.isAtBest ?? decision?.kind !== "switch";
-    const isAlike = Math.abs(downtimeMs.expected - this.#shownMs) <= SAME_SHARE * this.#shownMs;
+    const share = isAtBest ? SAME_HOPED_SHARE : SAME_SHARE;
+    const isAlike = Math.abs(downtimeMs.expected - this.#shownMs) <= share * this.#shownMs;
     if (isAlike && isAtBest === this.#shownAtBest) return;
     this.#shownMs = downtimeMs.expected;
     this.#shownAtBest = isAtBest;

@@ -1,7 +1,7 @@
 import { PAGE_FORMAT } from "../compact/limits.ts";
 import { GodwitError, messageOf } from "../errors.ts";
 import { readFacts, type VmFacts } from "../qemu/facts.ts";
-import { isStoppedOtherwise } from "../qemu/migrate.ts";
+import { isLive, isStoppedOtherwise } from "../qemu/migrate.ts";
 import { isSameProcess, readProcess } from "../qemu/process.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
 import type { Journal } from "../store/journal.ts";
@@ -101,9 +101,9 @@ class LeftSession {
 
   async settle(): Promise<SourceOutcome> {
     const { state, header } = this.#journal.content;
-    const { running, status } = await this.#qmp.execute("query-status");
+    const { status } = await this.#qmp.execute("query-status");
     const guestRuns = header.guestRuns && !isStoppedOtherwise(status);
-    const begin = restartSource(state ?? "streaming", running ? "running" : "stopped", this.#options.wantsBack);
+    const begin = restartSource(state ?? "streaming", isLive(status) ? "running" : "stopped", this.#options.wantsBack);
     if (begin === undefined) {
       const message = `the VM runs here, though an earlier migration has handed it over: see godwit resolve ${header.session.slice(0, 8)}`;
       throw new GodwitError("MIGRATION_UNSETTLED", message, { session: header.session });

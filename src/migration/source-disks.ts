@@ -20,7 +20,7 @@ import { createKernels } from "./kernels.ts";
 import { withTimeout } from "./outcome.ts";
 
 /** Entries of the index at most: 215 MB, for 64 GiB of blocks that are not zero. */
-export const MAX_INDEX_ENTRIES = 16 * 1024 * 1024;
+const MAX_INDEX_ENTRIES = 16 * 1024 * 1024;
 /** How long the migration waits for disks to be opened, and for the index, before it begins with what there is. */
 const OPEN_MS = 5000;
 const INDEX_WAIT_MS = 500;

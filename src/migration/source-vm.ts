@@ -4,6 +4,7 @@ import { GodwitError } from "../errors.ts";
 import type { MigrationParameters, QmpEvent } from "../qemu/commands.ts";
 import {
   assertCanBeSource,
+  isLive,
   isStoppedOtherwise,
   type MigrationStatus,
   migrationCapabilities,
@@ -78,7 +79,7 @@ export class SourceVm {
   static async open(qmp: QmpClient): Promise<SourceVm> {
     const runState = await assertCanBeSource(qmp);
     await assertPlainStream(qmp);
-    return new SourceVm(qmp, runState === "running", await qmp.execute("query-migrate-parameters"));
+    return new SourceVm(qmp, isLive(runState), await qmp.execute("query-migrate-parameters"));
   }
 
   get guestRuns(): boolean {
@@ -138,7 +139,7 @@ export class SourceVm {
     if (event.name !== "STOP" || !this.#guestRuns) return undefined;
     const stop = this.#qmp.execute("query-status").then(({ status }) => {
       // It runs again: a user has let it go on at once. The answer may be older than that.
-      if (this.#stop !== stop || status === "running") return false;
+      if (this.#stop !== stop || isLive(status)) return false;
       if (isStoppedOtherwise(status)) this.#guestRuns = false;
       return this.#guestRuns;
     });
@@ -182,11 +183,11 @@ export class SourceVm {
 
   async #resume(): Promise<void> {
     const { status } = await this.#qmp.execute("query-status");
-    if (status === "running") return;
+    if (isLive(status)) return;
     try {
       await this.#qmp.execute("cont");
       const after = await this.#qmp.execute("query-status");
-      if (after.running) return;
+      if (isLive(after.status)) return;
       throw new Error(`it is in the state ${after.status}`);
     } catch (cause) {
       const why = (cause as Error).message;

@@ -143,7 +143,8 @@ export interface MigrationRamInfo {
 /** qapi/machine.json, MemoryDeviceInfo: memory that is plugged in as a device, of which `memdev` (a QOM path) is the backend. */
 export interface MemoryDevice {
   readonly type: string;
-  readonly data: { readonly memdev?: string };
+  /** Bytes; `max-size` of a virtio-mem only, whose `size` is what the guest has plugged of it by now. */
+  readonly data: { readonly memdev?: string; readonly size?: number; readonly "max-size"?: number };
 }
 
 /** qapi/migration.json, DirtyRateInfo. */

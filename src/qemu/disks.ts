@@ -11,7 +11,7 @@ export interface Disk {
   readonly id: string;
   /** The node that the device reads; null in a QEMU too old to name it. */
   readonly nodeName: string | null;
-  /** The driver of that node: `raw`, `qcow2`, … */
+  /** The driver of that node, or of the one under it that it filters: `raw`, `qcow2`, … */
   readonly driver: string;
   readonly virtualSizeBytes: number;
   readonly readOnly: boolean;
@@ -31,6 +31,10 @@ export interface Disk {
 const PLAIN_DRIVERS: ReadonlySet<string> = new Set(["raw", "file", "host_device"]);
 /** Drivers of images that are not the bytes of the disk, docs/system/images.rst. A content is never asked: a guest may have written it. */
 const IMAGE_FORMATS: ReadonlySet<string> = new Set("qcow2 qcow qed vmdk vdi vhdx vpc parallels".split(" "));
+/** Drivers of nodes that pass on what the node under them reads, and that no other program needs: management puts a limit of speed there. */
+const FILTERS: ReadonlySet<unknown> = new Set(["throttle", "copy-on-read"]);
+/** Protocols whose node is named by a path alone. */
+const PATH_PROTOCOLS: ReadonlySet<unknown> = new Set(["file", "host_device"]);
 const JSON_PREFIX = "json:";
 
 type JsonObject = Record<string, unknown>;
@@ -65,7 +69,8 @@ export function isImageFormat(format: string): boolean {
   return format === "raw" || IMAGE_FORMATS.has(format);
 }
 
-function diskOf(id: string, { "node-name": nodeName, drv: driver, ro: readOnly, image }: BlockDeviceInfo): Disk {
+function diskOf(id: string, { "node-name": nodeName, drv, ro: readOnly, image }: BlockDeviceInfo): Disk {
+  const { driver, filename } = unfiltered(drv, image.filename);
   return {
     id,
     nodeName: nodeName ?? null,
@@ -74,7 +79,7 @@ function diskOf(id: string, { "node-name": nodeName, drv: driver, ro: readOnly, 
     readOnly,
     image: image.filename,
     isElsewhere: false,
-    ...placeOf(driver, image.filename),
+    ...placeOf(driver, filename),
     files: filesOf(image),
   };
 }
@@ -91,6 +96,31 @@ function placeOf(driver: string, filename: string): Pick<Disk, "rawPath" | "shar
     // The image is in use by a QEMU that locks it; force-share takes no lock, and so allows only reading.
     sharedName: options ? JSON_PREFIX + JSON.stringify({ ...options, "read-only": true, "force-share": true }) : null,
   };
+}
+
+/** The image under filters: by its path alone where that says it all, as QEMU itself shows images. */
+function unfiltered(driver: string, filename: string): { readonly driver: string; readonly filename: string } {
+  if (!FILTERS.has(driver) || !filename.startsWith(JSON_PREFIX)) return { driver, filename };
+  let options = parsed(filename);
+  while (options !== undefined && FILTERS.has(options.driver)) options = objectOf(options.file);
+  if (typeof options?.driver !== "string") return { driver, filename };
+  const file = objectOf(options.file);
+  const isByPath = hasOnly(options, "driver", "file") && file !== undefined && hasOnly(file, "driver", "filename");
+  return {
+    driver: options.driver,
+    filename:
+      isByPath && PATH_PROTOCOLS.has(file.driver) && typeof file.filename === "string"
+        ? file.filename
+        : JSON_PREFIX + JSON.stringify(options),
+  };
+}
+
+function objectOf(value: unknown): JsonObject | undefined {
+  return typeof value === "object" && value !== null ? (value as JsonObject) : undefined;
+}
+
+function hasOnly(options: JsonObject, ...names: readonly string[]): boolean {
+  return Object.keys(options).every((name) => names.includes(name));
 }
 
 /** The image as the options of `-blockdev`; undefined if it cannot be opened by them elsewhere. */

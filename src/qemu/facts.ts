@@ -5,7 +5,7 @@
 
 import { z } from "zod";
 import { GodwitError } from "../errors.ts";
-import type { BlockInfo } from "./commands.ts";
+import type { BlockInfo, MemoryDevice } from "./commands.ts";
 import type { QmpClient } from "./qmp.ts";
 
 /** Facts come from the peer too and are shown to people: no control characters, nothing that reorders text. */
@@ -27,6 +27,7 @@ const blockDeviceSchema = z.strictObject({
 export const vmFactsSchema = z.strictObject({
   qemuVersion: z.strictObject({ major: count, minor: count, micro: count, package: text(256) }),
   machineType: text(128).min(1),
+  /** With all that virtio-mem devices may grow to. */
   memoryBytes: count,
   cpus: count,
   blockDevices: z.array(blockDeviceSchema).max(4096),
@@ -51,10 +52,11 @@ export interface Mismatch {
  * @throws QMP_BAD_FACTS if QEMU's answer cannot be told to a peer, and what `execute` throws
  */
 export async function readFacts(qmp: QmpClient): Promise<VmFacts> {
-  const [version, machine, memory, cpus, blocks, name, uuid] = await Promise.all([
+  const [version, machine, memory, devices, cpus, blocks, name, uuid] = await Promise.all([
     qmp.execute("query-version"),
     qmp.execute("qom-get", { path: "/machine", property: "type" }),
     qmp.execute("query-memory-size-summary"),
+    qmp.execute("query-memory-devices"),
     qmp.execute("query-cpus-fast"),
     qmp.execute("query-block"),
     qmp.execute("query-name"),
@@ -67,7 +69,7 @@ export async function readFacts(qmp: QmpClient): Promise<VmFacts> {
     stated = {
       qemuVersion: { ...version.qemu, package: version.package },
       machineType: String(machine).replace(/-machine$/, ""), // TYPE_MACHINE_SUFFIX, include/hw/boards.h
-      memoryBytes: memory["base-memory"] + (memory["plugged-memory"] ?? 0),
+      memoryBytes: memory["base-memory"] + (memory["plugged-memory"] ?? 0) + unpluggedBytes(devices),
       cpus: cpus.length,
       blockDevices: blocks.filter(({ qdev }) => qdev !== undefined).map(blockDevice),
       name: name.name ?? null,
@@ -125,6 +127,14 @@ export function blockDeviceId({ device, qdev = "" }: BlockInfo): string {
   // For virtio-blk the disk is a child of the device with the id: /machine/peripheral/ID/virtio-backend.
   const givenId = qdev.startsWith("/") ? /^\/machine\/peripheral\/([^/]+)/.exec(qdev)?.[1] : qdev;
   return givenId || device || qdev;
+}
+
+/**
+ * What the guest has not plugged of its virtio-mem devices. A destination has plugged nothing before it has loaded the VM, so only with
+ * this are both ends alike.
+ */
+function unpluggedBytes(devices: readonly MemoryDevice[]): number {
+  return devices.reduce((sum, { data: { size = 0, "max-size": maxSize = size } }) => sum + maxSize - size, 0);
 }
 
 function blockDevice(info: BlockInfo): BlockDevice {

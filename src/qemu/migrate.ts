@@ -145,6 +145,14 @@ const NO_SOURCE: Partial<Record<RunState, string>> = {
   colo: "it is half of a COLO pair; end that first",
 };
 
+/**
+ * Whether the guest runs, or sleeps (S3) until something wakes it up, which nothing can while it is stopped (runstate_is_live,
+ * system/runstate.c). `running` of query-status leaves the second out.
+ */
+export function isLive(status: RunState): boolean {
+  return status === "running" || status === "suspended";
+}
+
 /** States of a guest that no migration has stopped, and none lets go on. */
 const STOPPED_OTHERWISE: ReadonlySet<RunState> = new Set([
   "paused",

@@ -55,7 +55,7 @@ export function manifestPath(folder: string, id: string): string {
   return join(folder, id + MANIFEST_SUFFIX);
 }
 
-export function encodeManifestFooter(folderId: Buffer, record: ManifestRecord, checksums: Buffer): Buffer {
+function encodeManifestFooter(folderId: Buffer, record: ManifestRecord, checksums: Buffer): Buffer {
   const fixed = Buffer.alloc(FIXED_BYTES);
   folderId.copy(fixed);
   let at = FOLDER_ID_BYTES;

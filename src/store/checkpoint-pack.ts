@@ -163,7 +163,7 @@ export class Pack {
 }
 
 /** How many of 16 bits are set. */
-export function bitsOf(mask: number): number {
+function bitsOf(mask: number): number {
   let bits = 0;
   for (let rest = mask; rest !== 0; rest &= rest - 1) bits++;
   return bits;

@@ -1,17 +1,16 @@
 /** What all files of the checkpoint store have in common: head, body, footer, trailer (docs/store-format.md). */
 
 import { type FileHandle, open, rename } from "node:fs/promises";
-import { dirname } from "node:path";
 import { crc32 } from "node:zlib";
 import { checkpointError, codeOf, damaged, readError } from "./checkpoint-errors.ts";
 
 export type Magic = "GODWITVM" | "GODWITPK" | "GODWITCP";
 
-export const FORMAT_VERSION = 1;
+const FORMAT_VERSION = 1;
 export const HEAD_BYTES = 16;
-export const TRAILER_BYTES = 16;
+const TRAILER_BYTES = 16;
 /** Longer footers are refused before they are read. */
-export const MAX_FOOTER_BYTES = 4 * 2 ** 20;
+const MAX_FOOTER_BYTES = 4 * 2 ** 20;
 /** What is being written: no reader looks at it. */
 export const TEMPORARY = ".tmp";
 
@@ -133,9 +132,4 @@ export async function syncFolder(path: string): Promise<void> {
   } finally {
     await folder.close();
   }
-}
-
-/** The folder of a path, synced. */
-export function syncFolderOf(path: string): Promise<void> {
-  return syncFolder(dirname(path));
 }

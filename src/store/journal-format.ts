@@ -7,7 +7,7 @@ export const JOURNAL_FORMAT = "godwit-journal";
 export const JOURNAL_VERSION = 1;
 /** Bytes of line feeds that a journal is made with. */
 export const JOURNAL_ROOM_BYTES = 16 * 1024;
-export const MAX_JOURNAL_BYTES = 64 * 1024;
+const MAX_JOURNAL_BYTES = 64 * 1024;
 const MAX_LINE_BYTES = 8 * 1024;
 const CHECKSUM_DIGITS = 8;
 const LINE_FEED = 0x0a;

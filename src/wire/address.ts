@@ -2,7 +2,7 @@
 import { isIPv4, isIPv6 } from "node:net";
 import { GodwitError } from "../errors.ts";
 
-export const DEFAULT_PORT = 7747;
+const DEFAULT_PORT = 7747;
 
 export interface Address {
   /** A host name, an IPv4 address, or an IPv6 address without brackets. */

@@ -25,12 +25,12 @@ export const MAX_RAW_BYTES = 4 << 20;
 export const MAX_REPAIR_BYTES = 256 * 4104;
 /** Disks and checkpoints that references may be to. */
 export const MAX_DISKS = 64;
-export const MAX_CHECKPOINTS = 16;
+const MAX_CHECKPOINTS = 16;
 /** The fields of a HASHES message in front of its hashes, how many there are at most, and the bytes of each. */
 export const HASHES_FIELDS_BYTES = 12;
 export const MAX_HASHES = 8192;
-export const MIN_HASH_BYTES = 5;
-export const MAX_HASH_BYTES = 7;
+const MIN_HASH_BYTES = 5;
+const MAX_HASH_BYTES = 7;
 export const MAX_BODY_BYTES = (1 << 20) + (64 << 10);
 export const MAX_JSON_BYTES = 64 << 10;
 /** JSON nested deeper could exhaust the stack of whoever walks it. */
@@ -106,7 +106,7 @@ export function messageTypeOf(code: number): MessageType | undefined {
 const NOT_FOR_TERMINALS = /[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu;
 
 /** A peer's text that may reach a terminal: bounded, what is not for terminals turned into spaces. */
-export function textSchema(maxLength: number) {
+function textSchema(maxLength: number) {
   return z
     .string()
     .max(maxLength)

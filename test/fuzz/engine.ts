@@ -7,9 +7,9 @@ import { Random } from "./random.ts";
 import type { FuzzTarget } from "./target.ts";
 
 /** CPU time that an input may take; what grows with the square of its length is found. */
-export const MAX_INPUT_MS = 2_000;
+const MAX_INPUT_MS = 2_000;
 /** Beyond what it had when it was warm. */
-export const MAX_GROWTH_BYTES = 256 * 2 ** 20;
+const MAX_GROWTH_BYTES = 256 * 2 ** 20;
 const DEFAULT_MAX_BYTES = 64 * 1024;
 /** After so many inputs everything has been compiled and every buffer allocated. */
 const WARM_INPUTS = 200;

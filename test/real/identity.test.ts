@@ -6,6 +6,7 @@ import { blackoutOf, startMigration } from "../../lab/godwit.ts";
 import { startTap } from "../../lab/tap.ts";
 import { cleanWalks } from "../../lab/walks.ts";
 import type { SourceSummary } from "../../src/migration/events.ts";
+import { setCapabilities } from "../../src/qemu/migrate.ts";
 import { LARGE_LOAD, startPair } from "./support/pair.ts";
 
 const load = LARGE_LOAD;
@@ -22,13 +23,20 @@ const cases = [
     load,
     ...link,
   },
-  { name: "10.0 → 10.0, pc, whole pages random", machine: "pc", load: { ...load, pattern: "random" } as const },
+  {
+    name: "10.0 → 10.0, pc, whole pages random, capabilities left on",
+    machine: "pc",
+    load: { ...load, pattern: "random" } as const,
+    left: { multifd: true, "x-ignore-shared": true },
+  },
   { name: "7.2 → 7.2, q35, idle", machine: "q35", qemu: "7.2", ...idle },
   { name: "7.2 → 10.0, pc-q35-7.2, idle", machine: "pc-q35-7.2", qemu: "7.2", destinationQemu: "10.0", ...idle },
 ] as const;
 
 test.each(cases)("$name: byte for byte, and the guest finds its memory whole", async ({ name, load, ...options }) => {
   await using pair = await startPair({ ...options, ...(load && { load }) });
+  const left = "left" in options ? options.left : undefined; // as a management may leave QEMU set
+  for (const { qmp } of left ? [pair.source, pair.destination] : []) await setCapabilities(qmp, left!);
   await using sourceTap = await startTap({ qmpPath: pair.source.qmpPath, direction: "source" });
   await using destinationTap = await startTap({ qmpPath: pair.destination.qmpPath, direction: "destination" });
   await using migration = await startMigration(pair, {
@@ -51,6 +59,8 @@ test.each(cases)("$name: byte for byte, and the guest finds its memory whole", a
   if (load?.pattern === "word") expect(summary.pages.deltaPages).toBeGreaterThan(500); // and made again from what has changed
   expect(await pair.source.qmp.execute("query-status")).toMatchObject({ status: "postmigrate" });
   // QEMU 7.2 loses dirty pages under TCG: the bytes arrive as it wrote them, but its guest may not live on, and QEMU ends with it.
+  for (const { qmp } of left ? [pair.source, pair.destination] : [])
+    expect(await setCapabilities(qmp, left!)).toEqual({}); // there was nothing to change: they are as they were
   const livesOn = !("qemu" in options);
   if (livesOn) expect(await pair.destination.qmp.execute("query-status")).toMatchObject({ status: "running" });
   const blackout = livesOn ? `${(await blackoutOf(pair)).toFixed(0)} ms` : "not looked at with QEMU 7.2";

@@ -265,14 +265,14 @@ describe("the live view", () => {
       round 3        [------------------------]   0 %
       41.0 MiB left (10,496 pages) of a working set of 41.0 MiB, the guest dirties 2,068 pages/s
       link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
-      1.3 s, 20,012 pages as 31.0 MiB on the wire, the guest dirties memory as fast as it is sent
+      1.3 s, 20,012 pages as 31.0 MiB on the wire
       expected: downtime 660 ms (520 ms to 810 ms), total 6.5 s (6.0 s to 7.1 s)
       rounds stopped shrinking at 41 MB; switching costs 0.66 s, …
       ---
       round 3        [################--------]  70 %
       12.0 MiB left (3,072 pages) of a working set of 41.0 MiB, the guest dirties 2,068 pages/s
       link 200 Mbit/s, effective 66.3 MB/s of guest memory, compression lz4
-      1.3 s, 20,012 pages as 31.0 MiB on the wire, ends in less than 1 s
+      1.3 s, 20,012 pages as 31.0 MiB on the wire
       expected: downtime 660 ms (520 ms to 810 ms), total 6.5 s (6.0 s to 7.1 s)
       rounds stopped shrinking at 41 MB; switching costs 0.66 s, …
       ---

@@ -284,6 +284,18 @@ describe("no wild decision", () => {
     expect(stalled.decisions.filter(({ atMs }) => atMs > 30_500 && atMs < 40_000)).toEqual([]);
   });
 
+  test("when the link is slow for a while, at a round's end or in the middle of one: nothing is given up for that", () => {
+    const busy = aScenario({ pages: 20_000, classes: [randomPages(4000, 8000)] });
+    const promises = { maxDowntimeMs: 6000, onStall: "abort" } as const;
+    expect(run(busy, promises)).toMatchObject({ ending: "switched" });
+    for (const atMs of [28_000, 46_000, 54_000, 56_000]) {
+      const slow = sequence(constant(50e3), 2800, constant(4096e3));
+      const result = run({ ...busy, link: sequence(constant(4096e3), atMs, slow) }, promises);
+      expect(reasonsOf(result, "abort")).toEqual([]);
+      expect(result.downtimeMs).toBeLessThan(6000);
+    }
+  });
+
   /** Two rounds that did not shrink, so that it looks for a quieter moment. */
   function settled(): Policy {
     const policy = new AdaptivePolicy();

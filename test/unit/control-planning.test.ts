@@ -172,8 +172,8 @@ function findings(rate: number, changes: Partial<Findings> = {}): Findings {
 }
 
 describe("a prediction", () => {
-  test("of a quiet guest: half of its memory at a half, over the link", () => {
-    const { asked, stock } = predict(findings(50), { onStall: "switch" });
+  test("of a quiet guest: half of its memory at a half, over the link", async () => {
+    const { asked, stock } = await predict(findings(50), { onStall: "switch" });
     const seconds = GIB / 2 / 2 / 60e6;
     expect(asked).toMatchObject({ endShare: 1, keepShare: 1 });
     expect(asked.totalMs.expected / 1000).toBeGreaterThan(seconds * 0.95);
@@ -185,12 +185,24 @@ describe("a prediction", () => {
     expect(stock.endShare).toBe(1);
   });
 
-  test("is the same each time", () => {
-    expect(predict(findings(2000), { onStall: "switch" })).toEqual(predict(findings(2000), { onStall: "switch" }));
+  test("is the same each time", async () => {
+    expect(await predict(findings(2000), { onStall: "switch" })).toEqual(
+      await predict(findings(2000), { onStall: "switch" }),
+    );
   });
 
-  test("of a guest that writes faster than the link: QEMU alone never ends, and the least downtime is told", () => {
-    const { asked, free, throttled, stock } = predict(findings(30_000), { maxDowntimeMs: 300, onStall: "abort" });
+  test("gives others their turn between the simulated migrations, and ends when told so", async () => {
+    let turns = 0;
+    const enough = new Error("enough");
+    const between = async () => {
+      if (++turns === 5) throw enough;
+    };
+    await expect(predict(findings(50), { onStall: "switch" }, between)).rejects.toBe(enough);
+    expect(turns).toBe(5);
+  });
+
+  test("of a guest that writes faster than the link: QEMU alone never ends, and the least downtime is told", async () => {
+    const { asked, free, throttled, stock } = await predict(findings(30_000), { maxDowntimeMs: 300, onStall: "abort" });
     expect(stock.endShare).toBe(0);
     expect(stock.downtimeMs).toBeNull();
     expect(free.endShare).toBe(1);
@@ -201,26 +213,26 @@ describe("a prediction", () => {
     expect(throttled!.throttlePercent.expected).toBeGreaterThan(40);
   });
 
-  test("keeps within what is asked where that is wide", () => {
+  test("keeps within what is asked where that is wide", async () => {
     const asked = { maxDowntimeMs: 3000, deadlineMs: 120_000, maxBytes: 4 * GIB, onStall: "switch" } as const;
-    const prediction = predict(findings(2000), asked);
+    const prediction = await predict(findings(2000), asked);
     expect(prediction.asked.keepShare).toBe(1);
     expect(prediction.throttled).toBeUndefined();
-    expect(predict(findings(2000), { deadlineMs: 2000, onStall: "switch" }).asked.keepShare).toBe(0);
+    expect((await predict(findings(2000), { deadlineMs: 2000, onStall: "switch" })).asked.keepShare).toBe(0);
   });
 
-  test("is wide where nobody knows what stands on the disks", () => {
-    const known = predict(findings(50), { onStall: "switch" }).asked.wireBytes;
-    const unknown = predict(findings(50, { disks: "unknown" }), { onStall: "switch" }).asked.wireBytes;
+  test("is wide where nobody knows what stands on the disks", async () => {
+    const known = (await predict(findings(50), { onStall: "switch" })).asked.wireBytes;
+    const unknown = (await predict(findings(50, { disks: "unknown" }), { onStall: "switch" })).asked.wireBytes;
     expect(unknown.low).toBeLessThan(0.5 * known.low);
     expect(unknown.high).toBeGreaterThan(0.8 * known.high);
   });
 
-  test("of a VM that has earlier migrations has their parts of the downtime", () => {
+  test("of a VM that has earlier migrations has their parts of the downtime", async () => {
     const parts = { residualMs: 20, transferMs: 5, loadMs: 400, handoffMs: 3, resumeMs: 10 };
     const earlier = Array.from({ length: 8 }, () => ({ parts, roundTripMs: 0.4 }));
-    const with8 = predict(findings(50, { earlier }), { onStall: "switch" }).asked.downtimeMs!;
-    const without = predict(findings(50), { onStall: "switch" }).asked.downtimeMs!;
+    const with8 = (await predict(findings(50, { earlier }), { onStall: "switch" })).asked.downtimeMs!;
+    const without = (await predict(findings(50), { onStall: "switch" })).asked.downtimeMs!;
     expect(with8.expected - without.expected).toBeGreaterThan(250);
   });
 

@@ -11,8 +11,8 @@ import { type FakeOptions, FakeQmp, type FakeRequest, refuse } from "./support/f
 
 // A fake QEMU needs no time to measure in.
 vi.mock("node:timers/promises", async (original) => {
-  const { setTimeout: delay } = await original<typeof import("node:timers/promises")>();
-  return { setTimeout: (ms: number, ...rest: [undefined, object]) => delay(ms / 50, ...rest) };
+  const { setTimeout: delay, ...others } = await original<typeof import("node:timers/promises")>();
+  return { ...others, setTimeout: (ms: number, ...rest: [undefined, object]) => delay(ms / 50, ...rest) };
 });
 
 const MIB = 2 ** 20;
@@ -161,11 +161,11 @@ test("a state folder that can't be used costs knowledge only", async () => {
   expect(report.prediction.asked.endShare).toBe(1);
 });
 
-test("it can be cancelled, and leaves nothing behind", async () => {
+test.each(["memory", "prediction"])("it can be cancelled at the %s, and leaves nothing behind", async (at) => {
   const { options } = await qemu();
   const controller = new AbortController();
   const reason = new Error("enough");
-  const onStep = () => controller.abort(reason);
+  const onStep = (step: string) => step === at && controller.abort(reason);
   await expect(planMigration({ ...options, onStep, signal: controller.signal })).rejects.toBe(reason);
 });
 

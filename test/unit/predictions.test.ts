@@ -50,6 +50,7 @@ test("what is hoped for is told from what is expected, also where it comes to th
   predictions.update(undefined, { kind: "limit", limit, reason: "", predictedMs: estimate(50) }, 1);
   predictions.update(forecast(50), undefined, 2);
   predictions.update({ ...forecast(50), isAtBest: true }, undefined, 3);
+  predictions.update({ ...forecast(59), isAtBest: true }, undefined, 3);
   predictions.update(undefined, { kind: "switch", reason: "", predictedMs: estimate(50) }, 4);
   expect(events.map((event) => event.event === "predicted" && event.isAtBest)).toEqual([true, false, true, false]);
 });

@@ -53,6 +53,36 @@ test("raw with an offset is only opened with it", async () => {
   expect(optionsOf(disk)).toEqual({ ...options, ...shared });
 });
 
+const throttled = (file: object) => `json:${JSON.stringify({ driver: "throttle", "throttle-group": "g", file })}`;
+const atPath = { driver: "file", filename: "/a" };
+
+test("under filters, as a management puts them there, a disk is what they read from", async () => {
+  const raw = await diskOf("throttle", throttled({ driver: "raw", file: atPath }));
+  expect(raw).toMatchObject({ nodeName: "node0", driver: "raw", rawPath: "/a", files: ["/a"] });
+  expect(optionsOf(raw)).toEqual({ driver: "raw", file: { filename: "/a" }, ...shared });
+
+  const twice = { driver: "copy-on-read", file: { driver: "qcow2", file: atPath } };
+  const qcow2 = await diskOf("throttle", throttled(twice));
+  expect(qcow2).toMatchObject({ driver: "qcow2", rawPath: null, files: ["/a"] });
+  expect(optionsOf(qcow2)).toEqual({ driver: "qcow2", file: { filename: "/a" }, ...shared });
+  expect(diskAt(qcow2, "/there")).toMatchObject({ driver: "qcow2", rawPath: null });
+
+  const part = { driver: "raw", offset: 512, file: atPath };
+  const options = await diskOf("throttle", throttled(part));
+  expect(options).toMatchObject({ driver: "raw", rawPath: null, files: ["/a"] });
+  expect(optionsOf(options)).toEqual({ ...part, ...shared });
+
+  const relative = await diskOf("throttle", throttled({ driver: "raw", file: { ...atPath, filename: "a" } }));
+  expect(relative).toMatchObject({ driver: "raw", rawPath: null, sharedName: null, files: null });
+});
+
+test.each([
+  ["of nothing", throttled({})],
+  ["too long for QEMU", throttled({ driver: "raw", file: atPath }).slice(0, -9)],
+])("a filter %s has no image that others can read", async (_, filename) => {
+  expect(await diskOf("throttle", filename)).toMatchObject({ driver: "throttle", rawPath: null });
+});
+
 test.each([
   ["relative", "disk.raw"],
   ["over the network", "nbd://host/disk"],

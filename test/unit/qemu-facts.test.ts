@@ -101,6 +101,7 @@ const ANSWERS = {
   "query-version": { qemu: { micro: 22, minor: 2, major: 7 }, package: "Debian 1:7.2" },
   "qom-get": "pc-q35-7.2-machine",
   "query-memory-size-summary": { "base-memory": 128 * MIB, "plugged-memory": 16 * MIB },
+  "query-memory-devices": [{ type: "dimm", data: { memdev: "/objects/mem1", size: 16 * MIB } }],
   "query-cpus-fast": [{ "cpu-index": 0 }, { "cpu-index": 1 }],
   "query-name": {},
   "query-uuid": { UUID: NO_UUID },
@@ -142,6 +143,19 @@ test("facts are read from QEMU", async () => {
     name: null,
     uuid: NO_UUID,
   });
+});
+
+test("a virtio-mem counts whole, however much of it is plugged: at a destination nothing is, before the VM is loaded", async () => {
+  const virtioMem = (size: number) => ({
+    "query-memory-size-summary": { "base-memory": 128 * MIB, "plugged-memory": size },
+    "query-memory-devices": [{ type: "virtio-mem", data: { memdev: "/objects/m", size, "max-size": 1024 * MIB } }],
+  });
+  const [source, destination] = [
+    await readFrom({ ...ANSWERS, ...virtioMem(256 * MIB) }),
+    await readFrom({ ...ANSWERS, ...virtioMem(0) }),
+  ];
+  expect(source.memoryBytes).toBe(1152 * MIB);
+  expect(compareFacts(source, destination)).toEqual([]);
 });
 
 test("an answer that could not be told to a peer is an error here", async () => {

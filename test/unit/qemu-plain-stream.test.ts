@@ -1,7 +1,9 @@
 // What management has left in a QEMU's migration settings: put aside for the migration, or refused in words that say what to change.
+import { readFileSync } from "node:fs";
 import { expect, onTestFinished, test } from "vitest";
 import { DestinationVm } from "../../src/migration/destination-vm.ts";
 import { SourceVm } from "../../src/migration/source-vm.ts";
+import { PLAIN_STREAM } from "../../src/qemu/plain-stream.ts";
 import { QmpClient } from "../../src/qemu/qmp.ts";
 import { FakeQmp, type FakeRequest } from "./support/fake-qmp.ts";
 
@@ -58,6 +60,11 @@ test("a destination waits for one plain stream, and is set back", async () => {
   expect(on()).toEqual(["events", "late-block-activate"]);
   await vm.restoreSettings();
   expect(on()).toEqual(LEFT);
+});
+
+test("docs/management.md names all that is put aside", () => {
+  const document = readFileSync(new URL("../../docs/management.md", import.meta.url), "utf8");
+  for (const name of Object.keys(PLAIN_STREAM)) expect(document).toContain(`\`${name}\``);
 });
 
 test.each([

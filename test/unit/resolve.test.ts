@@ -140,6 +140,7 @@ describe("godwit resolve", () => {
         "query-version": { qemu: { major: 10, minor: 0, micro: 0 }, package: "" },
         "qom-get": "pc-q35-10.0-machine",
         "query-memory-size-summary": { "base-memory": 1 << 30 },
+        "query-memory-devices": [],
         "query-block": [],
         "query-name": { name: "web1" },
         "query-uuid": { UUID: "3d0f6a6e-6d3c-4f0e-9d6a-2c6f9f6f0001" },

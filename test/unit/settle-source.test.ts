@@ -39,6 +39,7 @@ async function left(
       "query-version": { qemu: { major: 10, minor: 0, micro: 0 }, package: "" },
       "qom-get": "pc-q35-10.0-machine",
       "query-memory-size-summary": { "base-memory": 1 << 30 },
+      "query-memory-devices": [],
       "query-block": [],
       "query-name": { name: "web1" },
       "query-uuid": { UUID },

@@ -7,9 +7,9 @@ import { FakeQmp } from "./support/fake-qmp.ts";
 
 const event = (name: "STOP" | "RESUME"): QmpEvent => ({ name, data: {}, timestampMs: 0, receivedMs: 0 });
 
-/** The source of a migration whose guest runs, and what its QEMU will say of itself. */
-async function source() {
-  const says: { status: RunState; migration: object } = { status: "running", migration: { status: "none" } };
+/** The source of a migration, and what its QEMU will say of itself. */
+async function source(status: RunState = "running") {
+  const says: { status: RunState; migration: object } = { status, migration: { status: "none" } };
   const fake = await FakeQmp.start({
     commands: {
       "query-status": () => ({ status: says.status, running: says.status === "running" }),
@@ -49,6 +49,12 @@ test("a guest that a user stops and lets go on at once runs, whatever QEMU answe
     expect(await stop).toBe(false);
     expect(vm.guestRuns).toBe(true);
   }
+});
+
+test("a guest that sleeps is not one that was paused: it is to be able to wake up at the destination", async () => {
+  const { vm } = await source("suspended");
+  expect(vm.guestRuns).toBe(true);
+  await vm.giveBack(); // and is not made to run here
 });
 
 test.each(["cancelled", "failed"])(

@@ -43,6 +43,8 @@ export interface Prediction {
 /** Draws, enough for the 5th and the 95th percentile; and for what is only said beside it. */
 const DRAWS = 80;
 const FEWER_DRAWS = 20;
+/** No promise but to end. */
+const FREE: Promises = { onStall: "switch" };
 /** Drawn the same way each time: what was measured decides, and not luck. */
 const SEED = 20;
 /** QEMU's rule does not change its mind: what has not ended in the time of so many bulk rounds never will. */
@@ -54,33 +56,49 @@ const TICKS_IN_BULK = 3000;
 /** A percentile of less than so many would say nothing. */
 const LEAST_ENDED = 0.5;
 
-/** Predicts, by up to 220 simulated migrations: a second or two. */
-export function predict(findings: Findings, promises: Promises): Prediction {
+/**
+ * Predicts, by up to 220 simulated migrations: a second or two.
+ *
+ * @param between is awaited before each of them, so that others have their turn; what it throws ends it
+ */
+export async function predict(
+  findings: Findings,
+  promises: Promises,
+  between: () => Promise<void> = async () => {},
+): Promise<Prediction> {
+  const outcomeOf = (asked: Promises, policy: () => Policy, draws: number, horizonMs?: number) =>
+    simulateDraws(findings, asked, policy, { draws, horizonMs, between });
   const adaptive = (asked: Promises) => () => new AdaptivePolicy(asked, findings.earlier);
   const hasPromise = [promises.maxDowntimeMs, promises.deadlineMs, promises.maxBytes].some((one) => one !== undefined);
-  const free = outcomeOf(findings, { onStall: "switch" }, adaptive({ onStall: "switch" }), DRAWS);
-  const asked = hasPromise ? outcomeOf(findings, promises, adaptive(promises), DRAWS) : free;
+  const free = await outcomeOf(FREE, adaptive(FREE), DRAWS);
+  const asked = hasPromise ? await outcomeOf(promises, adaptive(promises), DRAWS) : free;
   const throttle: Promises = { ...promises, onStall: "throttle" };
   const isShort = promises.maxDowntimeMs !== undefined && asked.keepShare < 0.9 && promises.onStall !== "throttle";
   return {
     asked,
     free,
-    throttled: isShort ? outcomeOf(findings, throttle, adaptive(throttle), FEWER_DRAWS) : undefined,
-    stock: outcomeOf(findings, { onStall: "switch" }, POLICIES.qemu!, FEWER_DRAWS, stockHorizonMs(findings)),
+    throttled: isShort ? await outcomeOf(throttle, adaptive(throttle), FEWER_DRAWS) : undefined,
+    stock: await outcomeOf(FREE, POLICIES.qemu!, FEWER_DRAWS, stockHorizonMs(findings)),
   };
 }
 
-function outcomeOf(
+interface Draws {
+  readonly draws: number;
+  readonly horizonMs: number | undefined;
+  readonly between: () => Promise<void>;
+}
+
+async function simulateDraws(
   findings: Findings,
   promises: Promises,
   policy: () => Policy,
-  draws: number,
-  horizonMs?: number,
-): Outcome {
+  { draws, horizonMs, between }: Draws,
+): Promise<Outcome> {
   const random = randomOf(SEED);
   const draw = scenarioDrawer(findings, new DowntimeModel(findings.earlier), random);
   const runs: { run: SimulatedRun; startMs: number }[] = [];
   for (let i = 0; i < draws; i++) {
+    await between();
     const { scenario, startMs, bulkMs } = draw();
     const until = { ...scenario, horizonMs: horizonMs ?? scenario.horizonMs };
     runs.push({ run: simulate(until, askedSeldom(policy(), bulkMs / TICKS_IN_BULK)), startMs });

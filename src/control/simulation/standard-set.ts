@@ -134,7 +134,7 @@ export const LOADS: readonly Load[] = [
   },
 ];
 
-export const SIZES: readonly Size[] = [
+const SIZES: readonly Size[] = [
   { gib: 1, gbit: 0.1 },
   { gib: 1, gbit: 0.5 },
   { gib: 16, gbit: 1 },

@@ -1,6 +1,7 @@
 /** `godwit plan`: measures a VM and a link, and predicts a migration without beginning one. */
 
 import { randomBytes } from "node:crypto";
+import { setImmediate } from "node:timers/promises";
 import type { EarlierMigration, Estimate } from "../../control/downtime.ts";
 import type { DirtyWindow } from "../../control/planning/dirty-curve.ts";
 import type { Findings } from "../../control/planning/findings.ts";
@@ -10,7 +11,7 @@ import type { Promises } from "../../control/promises.ts";
 import { messageOf } from "../../errors.ts";
 import { dirtiedPagesOf, dirtyRateUnit, measureDirtyRate } from "../../qemu/dirty-rate.ts";
 import { identityOf, readFacts, type VmFacts } from "../../qemu/facts.ts";
-import { assertCanBeSource } from "../../qemu/migrate.ts";
+import { assertCanBeSource, isLive } from "../../qemu/migrate.ts";
 import { assertPlainStream } from "../../qemu/plain-stream.ts";
 import { QmpClient } from "../../qemu/qmp.ts";
 import { HistoryStore } from "../../store/history.ts";
@@ -83,7 +84,7 @@ export async function planMigration(options: PlanOptions): Promise<PlanReport> {
   const { signal, onStep, promises } = options;
   signal?.throwIfAborted();
   using qmp = await QmpClient.connect(options.qmpPath);
-  const isPaused = (await assertCanBeSource(qmp)) !== "running";
+  const isPaused = !isLive(await assertCanBeSource(qmp));
   await assertPlainStream(qmp);
   const vm = await readFacts(qmp);
   const link = await measureLink(options, vm);
@@ -115,6 +116,10 @@ export async function planMigration(options: PlanOptions): Promise<PlanReport> {
   };
   onStep("prediction");
   const shares = sharesOf(sample.clusters);
+  const othersTurn = async () => {
+    signal?.throwIfAborted();
+    await setImmediate();
+  };
   return {
     vm,
     isPaused,
@@ -124,7 +129,7 @@ export async function planMigration(options: PlanOptions): Promise<PlanReport> {
     shares,
     changedBytesPerPage: changedBytesOf(sample, shares, "zstd"),
     unknownDisks,
-    prediction: predict(findings, promises),
+    prediction: await predict(findings, promises, othersTurn),
   };
 }
 

@@ -1,5 +1,5 @@
 import { GodwitError, messageOf } from "../../errors.ts";
-import { migrationProgress, waitForMigrationStatus } from "../../qemu/migrate.ts";
+import { isLive, migrationProgress, waitForMigrationStatus } from "../../qemu/migrate.ts";
 import { hasEnded, isSameProcess, readProcess } from "../../qemu/process.ts";
 import { QmpClient } from "../../qemu/qmp.ts";
 import type { JournalHeader } from "../../store/journal-format.ts";
@@ -53,8 +53,8 @@ async function isSameVm(qmp: QmpClient, { vm }: JournalHeader): Promise<boolean>
 }
 
 async function stateOf(qmp: QmpClient, role: JournalHeader["role"]): Promise<Found> {
-  const { running, status } = await qmp.execute("query-status");
-  if (running) return "running";
+  const { status } = await qmp.execute("query-status");
+  if (isLive(status)) return "running";
   if (role !== "destination") return "stopped";
   if (status === "inmigrate") return "unloaded";
   return (await migrationProgress(qmp)).status === "completed" ? "held" : "unloaded";
@@ -64,8 +64,8 @@ async function stateOf(qmp: QmpClient, role: JournalHeader["role"]): Promise<Fou
 export async function letRun(qmp: QmpClient): Promise<void> {
   try {
     await qmp.execute("cont");
-    const { running, status } = await qmp.execute("query-status");
-    if (!running) throw new Error(`it is in the state ${status}`);
+    const { status } = await qmp.execute("query-status");
+    if (!isLive(status)) throw new Error(`it is in the state ${status}`);
   } catch (cause) {
     const message = `QEMU does not let the guest go on: ${messageOf(cause)}`;
     throw new GodwitError("MIGRATION_NOT_RESUMED", message, {}, { cause });
@@ -83,6 +83,6 @@ export async function giveBack(qmp: QmpClient, guestRuns: boolean): Promise<void
     await qmp.execute("migrate_cancel");
     await waitForMigrationStatus(qmp, ENDED, { timeoutMs: CANCEL_TIMEOUT_MS });
   }
-  const { running } = await qmp.execute("query-status");
-  if (guestRuns && !running) await letRun(qmp);
+  const { status: runState } = await qmp.execute("query-status");
+  if (guestRuns && !isLive(runState)) await letRun(qmp);
 }

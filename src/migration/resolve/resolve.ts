@@ -1,5 +1,6 @@
 /** `godwit status` and `godwit resolve`: what is known of sessions here, and what a person may do to settle one. */
 import { GodwitError, messageOf } from "../../errors.ts";
+import { isLive } from "../../qemu/migrate.ts";
 import type { QmpClient } from "../../qemu/qmp.ts";
 import type { Journal } from "../../store/journal.ts";
 import type { JournalContent, JournalHeader, JournalRole } from "../../store/journal-format.ts";
@@ -190,8 +191,8 @@ async function runDestination(qmp: QmpClient, journal: Journal): Promise<void> {
   const { state, run } = journal.content;
   const isHandedOver = state === "committed" || state === "running";
   if (!isHandedOver) await journal.note({ state: "committed", run: true });
-  const { running } = await qmp.execute("query-status");
+  const { status } = await qmp.execute("query-status");
   // A VM that was paused at the source is so here; one that a person asks for is to run.
-  if (!running && (run || !isHandedOver || state === "running")) await letRun(qmp);
+  if (!isLive(status) && (run || !isHandedOver || state === "running")) await letRun(qmp);
   await journal.note({ state: "running" });
 }

@@ -47,7 +47,7 @@ export type Move =
   | { readonly do: "end-return" };
 
 /** A wrong byte, or something without end. */
-export class Harm extends Error {}
+class Harm extends Error {}
 
 /** Lets a sender face such a receiver, and then one that means well, which must get all the rest of the stream. */
 export class HostileReceiver implements AsyncDisposable {
