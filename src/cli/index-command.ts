@@ -1,6 +1,5 @@
 import Table from "cli-table3";
 import { Command } from "commander";
-import { GodwitError } from "../errors.ts";
 import { indexDisks } from "../migration/index-disks.ts";
 import { removeBitmap } from "../qemu/dirty-bitmap.ts";
 import { QmpClient } from "../qemu/qmp.ts";
@@ -120,16 +119,12 @@ async function listIndexes({ stateDir, json }: IndexOptions): Promise<void> {
 /** @throws STORE_INDEX_NONE, STORE_INDEX_AMBIGUOUS, before any is deleted */
 async function deleteIndexes(ids: readonly string[], { stateDir, qmp: qmpPath }: IndexOptions): Promise<void> {
   const store = await IndexStore.open(stateDirOf(stateDir));
-  const known = (await store.list()).map(({ id }) => id);
-  for (const prefix of ids) {
-    const count = known.filter((id) => id.startsWith(prefix)).length;
-    if (count === 0) throw new GodwitError("STORE_INDEX_NONE", `there is no index ${prefix}`, { prefix });
-    if (count > 1) throw new GodwitError("STORE_INDEX_AMBIGUOUS", `${count} indexes begin with ${prefix}`, { prefix });
-  }
+  const wanted = await store.locate(ids);
   using qmp = qmpPath === undefined ? undefined : await QmpClient.connect(qmpPath);
   const { stdout } = openOutputs();
-  for (const prefix of ids) {
-    const { id, about } = await store.delete(prefix);
+  for (const index of wanted) {
+    const { id, about } = index;
+    await store.delete(index);
     if (qmp && about?.bitmap) await removeBitmap(qmp, about.bitmap);
     const what = about === undefined ? "" : `, of disk ${about.disk} of ${about.vmName ?? about.vm}`;
     stdout.write(`deleted ${id.slice(0, SHOWN_DIGITS)}${oneLine(what)}\n`);

@@ -46,7 +46,8 @@ const ADVICE: Readonly<Record<string, string | Readonly<Record<Side, string>>>> 
   STORE_SESSION_NONE: "godwit status shows what there is",
   STORE_SESSION_AMBIGUOUS: "give more digits of the id, or its end",
   STORE_JOURNAL_DAMAGED:
-    "godwit can't know who owns the VM: look at both QEMUs; where neither runs it, end the one and type `cont` in the monitor of the other",
+    "godwit can't know who owns the VM: look at both QEMUs; where neither runs it, end the one and type `cont` in the monitor of the other; then remove the journal",
+  STORE_JOURNAL_UNREADABLE: "check who may read it; godwit runs as the user that wrote it",
   STORE_JOURNAL_NEWER: "use the godwit that wrote it, or a newer one",
   STORE_CHECKPOINT_NONE: "godwit checkpoint list shows what there is",
   STORE_CHECKPOINT_AMBIGUOUS: "give more digits of the id",

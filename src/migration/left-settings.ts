@@ -10,6 +10,7 @@ import type { Journal } from "../store/journal.ts";
 import type { QemuSettings } from "../store/journal-format.ts";
 import type { SessionStore } from "../store/session-store.ts";
 import { PROGRAM } from "./greeting.ts";
+import { unreadOf } from "./unreadable-journals.ts";
 
 /** A migration whose program was killed fails as soon as QEMU sees that its socket is closed. */
 const FAIL_TIMEOUT_MS = 5000;
@@ -50,7 +51,7 @@ export async function noteSettingsOf(
  * Puts back the settings of this QEMU that programs which are gone have left changed: those that move no VM, and sessions that are
  * settled. Sessions that are open are left to whoever settles them.
  *
- * @param warn is told, in one clause, of each that could not be put back; that harms no VM
+ * @param warn is told, in one line, of each that could not be put back, or not be read; that harms no VM
  * @throws what `execute` throws when QEMU is gone
  */
 export async function putBackLeftSettings(
@@ -59,7 +60,14 @@ export async function putBackLeftSettings(
   warn: (message: string) => void,
 ): Promise<void> {
   const here = await readProcess(qmp);
-  for (const { session, role, content, pid } of await sessions.list()) {
+  const listed = await sessions.list();
+  for (const { session, problem } of unreadOf(listed, "settings", here)) {
+    const what = `what an earlier godwit has changed of QEMU's migration settings can't be read (${problem.message})`;
+    warn(
+      `${what}: should it be this QEMU, they are not as they were before; see godwit status, session ${session.slice(0, 8)}`,
+    );
+  }
+  for (const { session, role, content, pid } of listed) {
     if (content === null || content.settings === null || pid !== null) continue;
     if (role !== "settings" && !content.isSettled) continue;
     if (!isSameProcess(content.header.qemu, here)) continue;

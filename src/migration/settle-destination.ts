@@ -2,6 +2,7 @@
 
 import { resolve } from "node:path";
 import { GodwitError } from "../errors.ts";
+import { type QemuProcess, readProcess } from "../qemu/process.ts";
 import { QmpClient } from "../qemu/qmp.ts";
 import type { Journal } from "../store/journal.ts";
 import type { JournalContent } from "../store/journal-format.ts";
@@ -13,6 +14,7 @@ import { type FoundDestination, restartDestination } from "./hand-off/destinatio
 import { LeftSession } from "./left-session.ts";
 import type { Peer } from "./peer.ts";
 import { type FoundQemu, findQemu } from "./resolve/qemu.ts";
+import { assertRead } from "./unreadable-journals.ts";
 
 export interface LeftOptions {
   readonly qmpPath: string;
@@ -43,7 +45,11 @@ export class LeftSessions {
   static async open(options: LeftOptions): Promise<LeftSessions> {
     const store = options.stateDir === undefined ? undefined : await SessionStore.open(options.stateDir);
     const left = new LeftSessions(options, store);
-    for (const { session, role, content, pid } of (await store?.list()) ?? []) {
+    const sessions = (await store?.list()) ?? [];
+    if (sessions.some(({ problem }) => problem !== null)) {
+      assertRead(sessions, "destination", await processAt(options.qmpPath), (message) => left.#warn(message));
+    }
+    for (const { session, role, content, pid } of sessions) {
       const isOpen = role === "destination" && content !== null && !content.isSettled && pid === null;
       if (isOpen && resolve(content.header.qmpPath) === resolve(options.qmpPath)) await left.#goOn(session);
     }
@@ -129,6 +135,16 @@ export class LeftSessions {
 
   #warn(message: string): void {
     this.#options.onEvent({ event: "warning", message });
+  }
+}
+
+/** The QEMU that answers at a monitor; null where none does, or it can't be told. */
+async function processAt(qmpPath: string): Promise<QemuProcess | null> {
+  try {
+    using qmp = await QmpClient.connect(qmpPath);
+    return await readProcess(qmp);
+  } catch {
+    return null;
   }
 }
 

@@ -17,6 +17,7 @@ import { putBack } from "./left-settings.ts";
 import { giveBack } from "./resolve/qemu.ts";
 import { SourceHandOff, type SourceOutcome } from "./source-hand-off.ts";
 import { SourceLink } from "./source-link.ts";
+import { assertRead } from "./unreadable-journals.ts";
 
 /** To tell a destination that the VM has stayed here: it would find out by itself, but later. */
 const TELL_MS = 5_000;
@@ -47,7 +48,9 @@ export interface SettleOptions {
 export async function settleLeft(qmp: QmpClient, options: SettleOptions): Promise<SourceOutcome | null> {
   const store = await SessionStore.open(options.stateDir);
   const here = await readProcess(qmp);
-  const left = (await store.list()).find(
+  const sessions = await store.list();
+  assertRead(sessions, "source", here, (message) => options.onEvent({ event: "warning", message }));
+  const left = sessions.find(
     ({ role, content }) =>
       role === "source" && content !== null && !content.isSettled && isSameProcess(content.header.qemu, here),
   );

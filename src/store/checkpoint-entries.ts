@@ -2,7 +2,8 @@
 
 import type { FileHandle } from "node:fs/promises";
 import { CHUNK_PAGES, Chunk, COLUMN, type Column } from "./checkpoint-chunk.ts";
-import { readInto, writeFully } from "./checkpoint-sealed-file.ts";
+import { readInto } from "./checkpoint-sealed-file.ts";
+import { writeFully } from "./durable.ts";
 
 /** The place of a page that is all zero, and so not kept. */
 export const NO_PLACE = 0xffffffff;

@@ -24,9 +24,9 @@ import {
   publish,
   readExactly,
   TEMPORARY,
-  writeFully,
 } from "./checkpoint-sealed-file.ts";
 import { FOLDER_ID_BYTES, foreign, MAX_NAME_BYTES, type VmRecord } from "./checkpoint-vm.ts";
+import { writeFully } from "./durable.ts";
 
 export const MANIFEST_SUFFIX = ".checkpoint";
 export const MAX_PAGES = 2 ** 31;

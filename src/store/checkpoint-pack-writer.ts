@@ -12,7 +12,8 @@ import {
   PACK_PAGES,
   packPath,
 } from "./checkpoint-pack.ts";
-import { createPrivate, endOf, HEAD_BYTES, headOf, publish, TEMPORARY, writeFully } from "./checkpoint-sealed-file.ts";
+import { createPrivate, endOf, HEAD_BYTES, headOf, publish, TEMPORARY } from "./checkpoint-sealed-file.ts";
+import { writeFully } from "./durable.ts";
 
 const BUFFER_BYTES = 2 ** 20;
 

@@ -2,7 +2,7 @@
 
 import { type FileHandle, open, rename } from "node:fs/promises";
 import { crc32 } from "node:zlib";
-import { checkpointError, codeOf, damaged, readError } from "./checkpoint-errors.ts";
+import { checkpointError, damaged, readError } from "./checkpoint-errors.ts";
 
 export type Magic = "GODWITVM" | "GODWITPK" | "GODWITCP";
 
@@ -100,13 +100,6 @@ export async function readInto(path: string, file: FileHandle, at: number, targe
   }
 }
 
-/** Writes all of it. */
-export async function writeFully(file: FileHandle, bytes: Uint8Array, at: number): Promise<void> {
-  for (let done = 0; done < bytes.length; ) {
-    done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
-  }
-}
-
 /** A new file that only its owner reads. */
 export function createPrivate(path: string): Promise<FileHandle> {
   return open(path, "wx+", 0o600);
@@ -120,16 +113,4 @@ export async function publish(file: FileHandle, path: string): Promise<void> {
     await file.close();
   }
   await rename(path + TEMPORARY, path);
-}
-
-/** Waits until names that were made or removed in a folder are on the disk. */
-export async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, "r");
-  try {
-    await folder.sync();
-  } catch (error) {
-    if (codeOf(error) !== "EINVAL") throw error; // a file system that has no such thing
-  } finally {
-    await folder.close();
-  }
 }

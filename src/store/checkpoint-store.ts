@@ -19,13 +19,13 @@ import {
   type VmFolder,
 } from "./checkpoint-folder.ts";
 import { type KernelSource, PAGE_BYTES } from "./checkpoint-kernels.ts";
-import type { Lock } from "./checkpoint-lock.ts";
 import { type CheckpointOrigin, MANIFEST_SUFFIX, manifestPath } from "./checkpoint-manifest.ts";
 import { CheckpointReader } from "./checkpoint-reader.ts";
 import { sweep } from "./checkpoint-sweep.ts";
 import { lockVm, makeRoom, remove, storedBytes, unlessBusy, vmFolders, withLock } from "./checkpoint-upkeep.ts";
 import { createVm, folderNameOf, type VmRecord } from "./checkpoint-vm.ts";
 import { CheckpointWriter } from "./checkpoint-writer.ts";
+import type { Lock } from "./folder-lock.ts";
 import { openStateFolder } from "./state-dir.ts";
 
 const ID_BYTES = 6;
@@ -253,7 +253,8 @@ export class CheckpointStore {
   }
 
   async #locate(prefix: string): Promise<{ folder: VmFolder; id: string }> {
-    const [match, ...others] = await this.#matches(prefix);
+    // No prefix is none: what was meant to stand there may be empty by mistake.
+    const [match, ...others] = prefix === "" ? [] : await this.#matches(prefix);
     if (match === undefined) throw noCheckpoint(prefix);
     if (others.length === 0) return match;
     const text = `${others.length + 1} checkpoints begin with ${prefix}`;

@@ -10,9 +10,10 @@ import { Arena, type KernelSource, PAGE_BYTES, type StoreKernels, TAG_BYTES } fr
 import { MANIFEST_SUFFIX, Manifest } from "./checkpoint-manifest.ts";
 import { BLOCK_BYTES, BLOCK_PAGES, PACK_SUFFIX, Pack, packPath } from "./checkpoint-pack.ts";
 import { PackWriter } from "./checkpoint-pack-writer.ts";
-import { syncFolder, TEMPORARY } from "./checkpoint-sealed-file.ts";
+import { TEMPORARY } from "./checkpoint-sealed-file.ts";
 import { Usage } from "./checkpoint-usage.ts";
 import type { VmRecord } from "./checkpoint-vm.ts";
+import { syncFolder } from "./durable.ts";
 
 /** A pack of which a smaller part is alive is rewritten. */
 const MIN_ALIVE_SHARE = 3 / 4;

@@ -6,11 +6,11 @@ import { GodwitError } from "../errors.ts";
 import { codeOf, writeError } from "./checkpoint-errors.ts";
 import { type CheckpointInfo, infosOf, namesIn, openVmFolder, type VmFolder } from "./checkpoint-folder.ts";
 import type { KernelSource } from "./checkpoint-kernels.ts";
-import { type Lock, lockFolder } from "./checkpoint-lock.ts";
 import { MANIFEST_SUFFIX, manifestPath } from "./checkpoint-manifest.ts";
-import { syncFolder } from "./checkpoint-sealed-file.ts";
 import { sweep } from "./checkpoint-sweep.ts";
 import { removeVm } from "./checkpoint-vm.ts";
+import { syncFolder } from "./durable.ts";
+import { type Lock, lockFolder } from "./folder-lock.ts";
 
 const FOLDER_NAME = /^[0-9a-f]{32}$/;
 const MAX_ATTEMPTS = 5;

@@ -5,16 +5,8 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { checkpointError, damaged } from "./checkpoint-errors.ts";
 import { TAG_KEY_BYTES } from "./checkpoint-kernels.ts";
-import {
-  createPrivate,
-  endOf,
-  headOf,
-  openSealed,
-  publish,
-  syncFolder,
-  TEMPORARY,
-  writeFully,
-} from "./checkpoint-sealed-file.ts";
+import { createPrivate, endOf, headOf, openSealed, publish, TEMPORARY } from "./checkpoint-sealed-file.ts";
+import { syncFolder, writeFully } from "./durable.ts";
 
 export const FOLDER_ID_BYTES = 16;
 export const MAX_NAME_BYTES = 65534;

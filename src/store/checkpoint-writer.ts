@@ -8,9 +8,10 @@ import type { ListedCheckpoint } from "./checkpoint-folder.ts";
 import { PAGE_BYTES } from "./checkpoint-kernels.ts";
 import { type ManifestRecord, ManifestWriter, manifestPath } from "./checkpoint-manifest.ts";
 import { PACK_PAGES } from "./checkpoint-pack.ts";
-import { createPrivate, syncFolder, TEMPORARY } from "./checkpoint-sealed-file.ts";
+import { createPrivate, TEMPORARY } from "./checkpoint-sealed-file.ts";
 import { type StagedPages, type StagedZeros, Staging } from "./checkpoint-staging.ts";
 import type { VmRecord } from "./checkpoint-vm.ts";
+import { syncFolder } from "./durable.ts";
 
 /** What a writer is given by the store. */
 export interface WriterParts {

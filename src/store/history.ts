@@ -104,7 +104,7 @@ export class HistoryStore {
     for (const name of (await readdir(folder).catch(() => [])).sort()) {
       const path = join(folder, name);
       const pid = TEMPORARY_FILE.exec(name)?.[1];
-      if (pid !== undefined && !isAlive(Number(pid))) await rm(path, { force: true });
+      if (pid !== undefined && !isAlive(Number(pid))) await rm(path, { force: true }).catch(() => {});
       const size = TRACE_FILE.test(name) ? await stat(path).catch(() => undefined) : undefined;
       if (size !== undefined) traces.push({ path, vm, sizeBytes: size.size });
     }

@@ -2,6 +2,7 @@
 
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { GodwitError, messageOf } from "../errors.ts";
+import { writeFully } from "./durable.ts";
 import {
   blocksOfPart,
   decodeHeader,
@@ -187,9 +188,7 @@ export class IndexWriter implements AsyncDisposable {
 
   async #write(bytes: Uint8Array, at: number): Promise<void> {
     try {
-      for (let done = 0; done < bytes.length; ) {
-        done += (await this.#file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
-      }
+      await writeFully(this.#file, bytes, at);
     } catch (cause) {
       throw notWritable(this.#path, cause);
     }

@@ -88,18 +88,18 @@ export class IndexStore {
   }
 
   /**
-   * Deletes the index whose id begins with `prefix`, and says what it was of.
+   * The indexes whose ids begin so, one for each prefix; each once.
    *
    * @throws GodwitError STORE_INDEX_NONE, STORE_INDEX_AMBIGUOUS
    */
-  async delete(prefix: string): Promise<IndexInfo> {
-    const [found, another] = (await this.list()).filter(({ id }) => id.startsWith(prefix));
-    if (found === undefined) throw new GodwitError("STORE_INDEX_NONE", `there is no index ${prefix}`, { prefix });
-    if (another !== undefined) {
-      throw new GodwitError("STORE_INDEX_AMBIGUOUS", `several indexes begin with ${prefix}`, { prefix });
-    }
-    await rm(this.#pathOf(found.id), { force: true });
-    return found;
+  async locate(prefixes: readonly string[]): Promise<IndexInfo[]> {
+    const infos = await this.list();
+    return [...new Set(prefixes.map((prefix) => onlyOne(infos, prefix)))];
+  }
+
+  /** Deletes an index that `list` or `locate` has told of. */
+  async delete({ id }: IndexInfo): Promise<void> {
+    await rm(this.#pathOf(id), { force: true });
   }
 
   async #infoOf(id: string): Promise<IndexInfo> {
@@ -117,6 +117,15 @@ export class IndexStore {
   #pathOf(id: string): string {
     return join(this.#folder, `${id}.index`);
   }
+}
+
+/** No prefix is none: what was meant to stand there may be empty by mistake. */
+function onlyOne(infos: readonly IndexInfo[], prefix: string): IndexInfo {
+  const [found, ...others] = prefix === "" ? [] : infos.filter(({ id }) => id.startsWith(prefix));
+  if (found === undefined) throw new GodwitError("STORE_INDEX_NONE", `there is no index ${prefix}`, { prefix });
+  if (others.length === 0) return found;
+  const message = `${others.length + 1} indexes begin with ${prefix}`;
+  throw new GodwitError("STORE_INDEX_AMBIGUOUS", message, { prefix });
 }
 
 function idOf({ vm, disk }: IndexSubject): string {

@@ -7,7 +7,7 @@ export const JOURNAL_FORMAT = "godwit-journal";
 export const JOURNAL_VERSION = 1;
 /** Bytes of line feeds that a journal is made with. */
 export const JOURNAL_ROOM_BYTES = 16 * 1024;
-const MAX_JOURNAL_BYTES = 64 * 1024;
+export const MAX_JOURNAL_BYTES = 64 * 1024;
 const MAX_LINE_BYTES = 8 * 1024;
 const CHECKSUM_DIGITS = 8;
 const LINE_FEED = 0x0a;
@@ -47,7 +47,11 @@ const stepSchema = z.object({
 
 const settingsRecordSchema = z.object({ atMs, settings: settingsSchema.nullable() });
 
+/** Whose it is: read whatever the version, so that this much is known of a journal that is newer. */
+const subjectSchema = headerSchema.pick({ peer: true, vm: true, qmpPath: true, qemu: true });
+
 export type JournalHeader = z.infer<typeof headerSchema>;
+export type JournalSubject = z.infer<typeof subjectSchema>;
 export type JournalRole = JournalHeader["role"];
 /** Which process a QEMU is. */
 export type QemuProcess = NonNullable<JournalHeader["qemu"]>;
@@ -108,6 +112,12 @@ export function parseJournal(bytes: Buffer, path: string): { content: JournalCon
     from = to + 1;
   }
   return { content: contentOf(records, path), endOffset };
+}
+
+/** Whose a journal is that `parseJournal` refuses; null where its first line does not tell. */
+export function subjectOf(bytes: Buffer): JournalSubject | null {
+  const subject = subjectSchema.safeParse(parseLine(bytes.subarray(0, Math.max(0, bytes.indexOf(LINE_FEED)))));
+  return subject.success ? subject.data : null;
 }
 
 function parseLine(line: Buffer): unknown {

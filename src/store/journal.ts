@@ -1,10 +1,11 @@
 /** The journal of one end of a session: docs/journal-format.md. */
-import { type FileHandle, mkdir, open, readFile, rm } from "node:fs/promises";
+import { type FileHandle, mkdir, open, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { GodwitError } from "../errors.ts";
+import { GodwitError, messageOf } from "../errors.ts";
 import { codeOf } from "./checkpoint-errors.ts";
-import { type Lock, lockFolder } from "./checkpoint-lock.ts";
+import { syncFolder, writeFully } from "./durable.ts";
+import { type Lock, lockFolder } from "./folder-lock.ts";
 import {
   encodeRecord,
   JOURNAL_ROOM_BYTES,
@@ -12,8 +13,11 @@ import {
   type JournalHeader,
   type JournalRecord,
   type JournalStep,
+  type JournalSubject,
+  MAX_JOURNAL_BYTES,
   parseJournal,
   type QemuSettings,
+  subjectOf,
   withRecord,
 } from "./journal-format.ts";
 
@@ -85,7 +89,7 @@ export class Journal {
       const { content, endOffset } = parseJournal(bytes, path);
       // What is left of a record whose writing was cut off.
       const rest = Buffer.alloc(Math.max(bytes.length, endOffset + 1) - endOffset, "\n");
-      await file.write(rest, 0, rest.length, endOffset);
+      await writeFully(file, rest, endOffset);
       await file.sync();
       return new Journal(path, file, lock, content, endOffset);
     } catch (error) {
@@ -133,7 +137,7 @@ export class Journal {
     const line = encodeRecord(record);
     try {
       await inTime(this.#writing);
-      const written = this.#file.write(line, 0, line.length, this.#endOffset).then(() => this.#file.datasync());
+      const written = writeFully(this.#file, line, this.#endOffset).then(() => this.#file.datasync());
       this.#writing = written.catch(() => {});
       await inTime(written);
     } catch (error) {
@@ -144,15 +148,40 @@ export class Journal {
   }
 }
 
-/** Reads a journal that another process may be at. @throws GodwitError STORE_JOURNAL_*, or what the file system says */
-export async function readJournal(folder: string): Promise<JournalContent> {
+/** A journal as it was found: what it says; or why it can't be read, and whose it is where that can be told. */
+export type FoundJournal =
+  | { readonly content: JournalContent; readonly subject: JournalSubject; readonly problem: null }
+  | { readonly content: null; readonly subject: JournalSubject | null; readonly problem: GodwitError };
+
+/**
+ * Reads a journal that another process may be at. Never throws.
+ *
+ * @returns null where there is none yet, or no more: who makes one and is killed before its first record has done nothing
+ */
+export async function readJournal(folder: string): Promise<FoundJournal | null> {
   const path = join(folder, FILE);
-  return parseJournal(await readFile(path), path).content;
+  let bytes: Buffer = Buffer.alloc(0);
+  try {
+    bytes = await readStart(path, MAX_JOURNAL_BYTES + 1);
+    if (bytes.length === 0) return null;
+    const { content } = parseJournal(bytes, path);
+    return { content, subject: content.header, problem: null };
+  } catch (error) {
+    if (codeOf(error) === "ENOENT") return null;
+    return { content: null, subject: subjectOf(bytes), problem: readError(path, error) };
+  }
 }
 
-async function syncFolder(folder: string): Promise<void> {
-  await using handle = await open(folder, "r");
-  await handle.sync();
+async function readStart(path: string, maxBytes: number): Promise<Buffer> {
+  await using file = await open(path, "r");
+  const { buffer, bytesRead } = await file.read(Buffer.alloc(maxBytes), 0, maxBytes, 0);
+  return buffer.subarray(0, bytesRead);
+}
+
+function readError(path: string, cause: unknown): GodwitError {
+  if (cause instanceof GodwitError) return cause;
+  const message = `the journal can't be read: ${messageOf(cause)}`;
+  return new GodwitError("STORE_JOURNAL_UNREADABLE", message, { path }, { cause });
 }
 
 async function inTime(written: Promise<unknown>): Promise<void> {

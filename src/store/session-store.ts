@@ -1,16 +1,10 @@
 /** The journals of a host: docs/journal-format.md. */
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { GodwitError, messageOf } from "../errors.ts";
-import { holderOf } from "./checkpoint-lock.ts";
-import { Journal, readJournal } from "./journal.ts";
-import {
-  JOURNAL_FORMAT,
-  JOURNAL_VERSION,
-  type JournalContent,
-  type JournalHeader,
-  type JournalRole,
-} from "./journal-format.ts";
+import { GodwitError } from "../errors.ts";
+import { holderOf } from "./folder-lock.ts";
+import { type FoundJournal, Journal, readJournal } from "./journal.ts";
+import { JOURNAL_FORMAT, JOURNAL_VERSION, type JournalHeader, type JournalRole } from "./journal-format.ts";
 import { openStateFolder } from "./state-dir.ts";
 
 const KEPT_MS = 30 * 24 * 3600 * 1000;
@@ -18,15 +12,12 @@ const KEPT_JOURNALS = 256;
 const FOLDER_NAME = /^([0-9a-f]{32})\.(source|destination|settings)$/;
 
 /** A session as one end has it. */
-export interface ListedSession {
+export type ListedSession = FoundJournal & {
   readonly session: string;
   readonly role: JournalRole;
-  /** Null when it can't be read; `problem` then says why. */
-  readonly content: JournalContent | null;
-  readonly problem: string | null;
   /** The process that is at it. */
   readonly pid: number | null;
-}
+};
 
 /** The sessions of a state folder. */
 export class SessionStore {
@@ -58,7 +49,8 @@ export class SessionStore {
     const sessions: ListedSession[] = [];
     for (const name of await readdir(this.path)) {
       const [, session, role] = FOLDER_NAME.exec(name) ?? [];
-      if (session !== undefined) sessions.push(await this.#look(session, role as JournalRole));
+      const found = session === undefined ? null : await this.#look(session, role as JournalRole);
+      if (found !== null) sessions.push(found);
     }
     return sessions.sort((a, b) => (b.content?.sinceMs ?? Infinity) - (a.content?.sinceMs ?? Infinity));
   }
@@ -79,14 +71,11 @@ export class SessionStore {
     return found;
   }
 
-  async #look(session: string, role: JournalRole): Promise<ListedSession> {
+  async #look(session: string, role: JournalRole): Promise<ListedSession | null> {
     const folder = this.#folderOf(session, role);
     const pid = await holderOf(folder).catch(() => null);
-    try {
-      return { session, role, content: await readJournal(folder), problem: null, pid };
-    } catch (error) {
-      return { session, role, content: null, problem: messageOf(error), pid };
-    }
+    const journal = await readJournal(folder);
+    return journal && { session, role, pid, ...journal };
   }
 
   #folderOf(session: string, role: JournalRole): string {

@@ -1,4 +1,4 @@
-import { stat, utimes } from "node:fs/promises";
+import { copyFile, stat, utimes } from "node:fs/promises";
 import { expect, test } from "vitest";
 import { xxh3Secret } from "../../src/compact/xxh3-secret.ts";
 import { createKernels } from "../../src/migration/kernels.ts";
@@ -123,9 +123,13 @@ test("the newest of a VM, and any by the beginning of its id", async () => {
   await keep(store, 12, "", { identity: "name:b" });
   expect((await store.latest("name:a"))?.id).toBe(second.id);
   expect((await store.find(first.id.slice(0, 11))).id).toBe(first.id);
-  expect(await codeOf(store.find(""))).toBe("STORE_CHECKPOINT_AMBIGUOUS");
+  expect(await codeOf(store.find(""))).toBe("STORE_CHECKPOINT_NONE");
   expect(await codeOf(store.open("0123456789ab"))).toBe("STORE_CHECKPOINT_NONE");
   expect((await store.list()).map(({ pages }) => pages).sort()).toEqual([10, 11, 12]);
+  const [manifest] = await filesOf(store, `${first.id}.checkpoint`);
+  const alike = first.id.replace(/.$/, (digit) => (digit === "0" ? "1" : "0"));
+  await copyFile(manifest!, manifest!.replace(first.id, alike));
+  expect(await codeOf(store.find(first.id.slice(0, 11)))).toBe("STORE_CHECKPOINT_AMBIGUOUS");
 });
 
 test("what is given up leaves nothing, and lets others write", async () => {

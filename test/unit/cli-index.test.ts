@@ -54,7 +54,7 @@ test("indexes are listed and deleted", async () => {
   expect(line).toMatchObject({ id: info!.id, vm: "name:a", disk: "d", sizeBytes: 2 ** 30, blocks: 0, why: null });
   const table = (await godwit("--state-dir", stateDir, "list")).stdout;
   expect(table).toMatch(/a b .* d .* 1.00 GiB .* 0 .* 2023-11-14 22:13/);
-  const { code, stdout } = await godwit("delete", info!.id.slice(0, 8), "--state-dir", stateDir);
+  const { code, stdout } = await godwit("delete", info!.id.slice(0, 8), info!.id, "--state-dir", stateDir);
   expect([code, stdout]).toEqual([0, `deleted ${info!.id.slice(0, 12)}, of disk d of a b\n`]);
   expect(await store.list()).toEqual([]);
 });

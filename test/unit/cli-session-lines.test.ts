@@ -43,3 +43,9 @@ test("status names the command for what was left, and none where a godwit is at 
   ])
     expect(statusLines([one], "/state").join("\n")).not.toContain("what to do");
 });
+
+test("a journal that can't be read is listed as far as it tells", () => {
+  const lines = statusLines([{ ...LEFT, state: null, sinceMs: null, problem: "it is damaged" }], "/state");
+  expect(lines[1]).toMatch(/^3fa94c01 +web1 +source +unreadable/);
+  expect(lines.at(-1)).toBe("what to do: godwit resolve 3fa94c01");
+});

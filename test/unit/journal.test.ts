@@ -1,10 +1,10 @@
 // The journal of a session: what is on the disk after each record, what a crash leaves, what a reader takes.
 import { readFileSync } from "node:fs";
-import { mkdtemp, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
+import { type FileHandle, mkdir, mkdtemp, open, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, onTestFinished, test, vi } from "vitest";
 import { GodwitError } from "../../src/errors.ts";
 import {
   encodeRecord,
@@ -114,6 +114,23 @@ test("cut off anywhere, it says what was noted before; and goes on from there", 
   expect((await store.list())[0]!.content).toMatchObject({ state: "aborted", isSettled: true });
 });
 
+test("a record is whole on the disk when it is noted, though the file system takes it in pieces", async () => {
+  const store = await SessionStore.open(stateDir);
+  const journal = await store.create(ABOUT);
+  await using file = await open(pathOf(), "r");
+  const handles = Object.getPrototypeOf(file) as FileHandle;
+  const write = handles.write as (bytes: Uint8Array, from: number, length: number, at: number) => unknown;
+  const inPieces = function (this: FileHandle, bytes: Uint8Array, from: number, length: number, at: number) {
+    return write.call(this, bytes, from, Math.min(length, 7), at);
+  };
+  const spy = vi.spyOn(handles, "write").mockImplementation(inPieces as typeof handles.write);
+  onTestFinished(() => spy.mockRestore());
+  await journal.note({ state: "committed" });
+  expect(spy.mock.calls.length).toBeGreaterThan(5);
+  await journal.close();
+  expect(await store.list()).toMatchObject([{ content: { state: "committed" }, problem: null }]);
+});
+
 test("damage in its middle is no end of it", async () => {
   const bytes = bytesOf(RECORDS);
   bytes[bytes.indexOf("streaming")]! ^= 1;
@@ -123,7 +140,39 @@ test("damage in its middle is no end of it", async () => {
   const store = await SessionStore.open(stateDir);
   await (await store.create(ABOUT)).close();
   await writeFile(pathOf(), "nothing of ours\n");
-  expect(await store.list()).toMatchObject([{ content: null, problem: expect.stringMatching(/is damaged/) }]);
+  const damaged = { code: "STORE_JOURNAL_DAMAGED", message: expect.stringMatching(/is damaged/) };
+  expect(await store.list()).toMatchObject([{ content: null, subject: null, problem: damaged }]);
+});
+
+test("one that can't be read still tells whose it is, where its first line is sound; and never stands in the way of others", async () => {
+  const store = await SessionStore.open(stateDir);
+  await (await store.create({ ...ABOUT, role: "destination" })).close();
+  await (await store.create(ABOUT)).close();
+  const listed = async () => (await store.list()).find(({ role }) => role === "source");
+  const bytes = bytesOf(RECORDS);
+  bytes[bytes.indexOf("streaming")]! ^= 1;
+  const { peer, vm, qmpPath, qemu } = HEADER;
+  for (const [content, code] of [
+    [bytes, "STORE_JOURNAL_DAMAGED"],
+    [encodeRecord({ ...HEADER, version: 2 } as unknown as JournalHeader), "STORE_JOURNAL_NEWER"],
+  ] as const) {
+    await writeFile(pathOf(), content);
+    expect(await listed()).toMatchObject({ content: null, subject: { peer, vm, qmpPath, qemu }, problem: { code } });
+  }
+  await rm(pathOf());
+  await mkdir(pathOf());
+  expect(await listed()).toMatchObject({ content: null, subject: null, problem: { code: "STORE_JOURNAL_UNREADABLE" } });
+  expect(await store.list()).toHaveLength(2);
+});
+
+test("a journal that was never begun is none", async () => {
+  const store = await SessionStore.open(stateDir);
+  await (await store.create(ABOUT)).close();
+  await truncate(pathOf(), 0);
+  expect(await store.list()).toEqual([]);
+  await rm(pathOf());
+  expect(await store.list()).toEqual([]);
+  await expect(store.find(SESSION)).rejects.toMatchObject({ code: "STORE_SESSION_NONE" });
 });
 
 test("a bit that has changed takes no step back: what was noted may have been acted upon", () => {

@@ -10,6 +10,7 @@ import { SourceVm } from "../../src/migration/source-vm.ts";
 import { QmpClient } from "../../src/qemu/qmp.ts";
 import { SessionStore } from "../../src/store/session-store.ts";
 import { FakeQmp, type FakeRequest, refuse } from "./support/fake-qmp.ts";
+import { spoilJournal } from "./support/spoil-journal.ts";
 
 const VM = {
   qemuVersion: { major: 10, minor: 0, micro: 0, package: "" },
@@ -65,7 +66,7 @@ async function fakeQemu() {
   const changeStatus = (to: string) => {
     status = to;
   };
-  return { qmp, settings, sessions, changeStatus };
+  return { qmp, settings, sessions, stateDir, changeStatus };
 }
 
 type Qemu = Awaited<ReturnType<typeof fakeQemu>>;
@@ -167,3 +168,15 @@ test("what can't be put back is said, and stays noted", async () => {
     { content: { settings: { parameters: { "downtime-limit": 300 } } } },
   ]);
 }, 20_000);
+
+test("what can't be read is said, unless it is of another QEMU", async () => {
+  const qemu = await fakeQemu();
+  await killedInTheMiddle(qemu);
+  const [left] = await qemu.sessions.list();
+  await spoilJournal(qemu.stateDir, left!.session, "settings", "record");
+  const other = await fakeQemu();
+  await putBackLeftSettings(other.qmp, qemu.sessions, unexpected);
+  const warnings: string[] = [];
+  await putBackLeftSettings(qemu.qmp, qemu.sessions, (message) => warnings.push(message));
+  expect(warnings).toEqual([expect.stringMatching(/can't be read .*; see godwit status, session [0-9a-f]{8}$/)]);
+});

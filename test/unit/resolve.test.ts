@@ -13,6 +13,7 @@ import { QmpClient } from "../../src/qemu/qmp.ts";
 import type { JournalHeader } from "../../src/store/journal-format.ts";
 import { SessionStore } from "../../src/store/session-store.ts";
 import { FakeQmp, refuse } from "./support/fake-qmp.ts";
+import { spoilJournal } from "./support/spoil-journal.ts";
 
 const STATES: readonly (SessionState | null)[] = [
   null,
@@ -319,6 +320,18 @@ describe("godwit resolve", () => {
     runState = { running: true, status: "running" };
     await leave("destination", "streaming", "loaded", "committed", "running");
     expect(await resolve({ action: "close" })).toMatchObject({ state: "running", settled: true, owner: "destination" });
+    expect(asked()).toEqual([]);
+  });
+
+  test("one that can't be read is listed with its VM, and nothing is done about it", async () => {
+    await leave("source", "streaming");
+    await spoilJournal(stateDir, SESSION, "source", "record");
+    const problem = expect.stringMatching(/is damaged/);
+    expect(await listSessions(stateDir)).toMatchObject([
+      { vm: { name: "web1" }, owner: "unknown", state: null, problem },
+    ]);
+    for (const action of [null, "resume-source", "close"] as const)
+      await expect(resolve({ action, iKnow: true })).rejects.toEqual(coded("STORE_JOURNAL_DAMAGED"));
     expect(asked()).toEqual([]);
   });
 

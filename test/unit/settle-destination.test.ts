@@ -16,6 +16,7 @@ import { SessionStore } from "../../src/store/session-store.ts";
 import type { Message } from "../../src/wire/messages.ts";
 import { connect, listen } from "../../src/wire/transport.ts";
 import { FakeQmp } from "./support/fake-qmp.ts";
+import { spoilJournal } from "./support/spoil-journal.ts";
 
 const SESSION = "3fa94c0122334455667788990011aabb";
 const SECRET = "0f".repeat(32);
@@ -23,7 +24,10 @@ const VM = { name: "web1", uuid: "3d0f6a6e-6d3c-4f0e-9d6a-2c6f9f6f0001" };
 const security = { kind: "none" } as const;
 
 /** A destination QEMU whose `receive` was killed once its journal said `states`, and a new one's listener. */
-async function left(states: readonly SessionState[], { status = "paused", isSettled = false, isGone = false } = {}) {
+async function left(
+  states: readonly SessionState[],
+  { status = "paused", isSettled = false, isGone = false, spoil = undefined as "record" | "whole" | undefined } = {},
+) {
   const qemu = spawn("sleep", ["600"], { argv0: "qemu-of-the-test", stdio: "ignore" });
   await once(qemu, "spawn");
   const done: string[] = [];
@@ -56,11 +60,17 @@ async function left(states: readonly SessionState[], { status = "paused", isSett
     for (const state of states) await journal.note({ state, ...(isSettled && { settled: true }) });
     await journal.close();
   }
+  if (spoil !== undefined) await spoilJournal(stateDir, SESSION, "destination", spoil);
   if (isGone) {
     qemu.kill("SIGKILL");
     await once(qemu, "exit");
     await fake[Symbol.asyncDispose]();
   }
+  onTestFinished(async () => {
+    await fake[Symbol.asyncDispose]();
+    qemu.kill("SIGKILL");
+    rmSync(stateDir, { recursive: true });
+  });
   const warnings: string[] = [];
   const sessions = await LeftSessions.open({
     ...{ qmpPath: fake.path, stateDir, reconnectForMs: 10_000 },
@@ -76,9 +86,6 @@ async function left(states: readonly SessionState[], { status = "paused", isSett
   onTestFinished(async () => {
     listener.close();
     await sessions.end(new Error("the test ends"));
-    await fake[Symbol.asyncDispose]();
-    qemu.kill("SIGKILL");
-    rmSync(stateDir, { recursive: true });
   });
   const noted = async () => {
     const [{ content } = { content: null }] = await store.list();
@@ -159,4 +166,14 @@ test("a session that is over is answered for from the journal, but to its own so
   expect(types(await ask(committed, "0e".repeat(32)))).toEqual(["REFUSE"]);
   expect(types(await ask(committed))).toEqual(["WELCOME", "LOADED", "RUNNING"]);
   expect(await noted()).toEqual(["running", true]);
+});
+
+test("a journal of this very QEMU that can't be read: it takes no VM; one that may be of any is told of", async () => {
+  await expect(left(["streaming", "loaded"], { spoil: "record" })).rejects.toMatchObject({
+    code: "STORE_JOURNAL_DAMAGED",
+  });
+  const { sessions, warnings, done } = await left(["streaming", "loaded"], { spoil: "whole" });
+  expect(sessions.current).toBeUndefined();
+  expect(warnings).toEqual([expect.stringMatching(/^what session 3fa94c01 has noted can't be read /)]);
+  expect(done).toEqual([]);
 });

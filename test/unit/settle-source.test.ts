@@ -16,6 +16,7 @@ import { formatAddress } from "../../src/wire/address.ts";
 import type { Message } from "../../src/wire/messages.ts";
 import { listen } from "../../src/wire/transport.ts";
 import { FakeQmp } from "./support/fake-qmp.ts";
+import { spoilJournal } from "./support/spoil-journal.ts";
 
 const SESSION = "3fa94c0122334455667788990011aabb";
 const SECRET = "0f".repeat(32);
@@ -95,7 +96,16 @@ async function left(
   const stopAs = (status: string) => {
     stopped = status;
   };
-  return { settle, heard, journalled, runs: () => running, letRun, stopAs, closeListener: () => listener.close() };
+  return {
+    stateDir,
+    settle,
+    heard,
+    journalled,
+    runs: () => running,
+    letRun,
+    stopAs,
+    closeListener: () => listener.close(),
+  };
 }
 
 const welcomeTo = (hello: Message & { type: "HELLO" }, state: "streaming" | "loaded" | "running"): Message => ({
@@ -209,4 +219,22 @@ test("a guest that goes on though it was handed over is for a person", async () 
   const { settle, letRun } = await left(["streaming", "committed"], () => {});
   letRun();
   await expect(settle()).rejects.toMatchObject({ code: "MIGRATION_UNSETTLED" });
+});
+
+test("a journal of this very QEMU that can't be read: no migration begins", async () => {
+  const { stateDir, settle, heard, runs } = await left(["streaming", "committed"], () => {});
+  await spoilJournal(stateDir, SESSION, "source", "record");
+  await expect(settle()).rejects.toMatchObject({ code: "STORE_JOURNAL_DAMAGED" });
+  expect([heard, runs()]).toEqual([[], false]);
+});
+
+test("one that may be of any: said in one line, and no more", async () => {
+  const { stateDir, settle } = await left(["streaming"], () => {});
+  await spoilJournal(stateDir, SESSION, "source", "whole");
+  const warnings: string[] = [];
+  const onEvent: SettleOptions["onEvent"] = (event) => void (event.event === "warning" && warnings.push(event.message));
+  expect(await settle({ onEvent })).toBeNull();
+  expect(warnings).toEqual([
+    expect.stringMatching(/^what session 3fa94c01 has noted can't be read .*; see godwit status$/),
+  ]);
 });

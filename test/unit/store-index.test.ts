@@ -236,8 +236,11 @@ describe("the folder", () => {
     await write();
     const [info] = await store.list();
     expect(info).toMatchObject({ about, sizeBytes: SIZE_BYTES, hashes: PART_BLOCKS + 2, why: null });
-    await expect(store.delete("x")).rejects.toMatchObject({ code: "STORE_INDEX_NONE" });
-    expect(await store.delete(info!.id.slice(0, 6))).toMatchObject({ id: info!.id });
+    for (const prefix of ["x", ""])
+      await expect(store.locate([prefix])).rejects.toMatchObject({ code: "STORE_INDEX_NONE" });
+    const id = info!.id;
+    expect(await store.locate([id.slice(0, 6), id])).toMatchObject([{ id }]);
+    await store.delete(info!);
     expect(await store.list()).toEqual([]);
   });
 

@@ -54,26 +54,29 @@ export interface ResolveOptions {
   readonly warn: (message: string) => void;
 }
 
+/** One whose journal can be read. */
+type ReadSession = Extract<ListedSession, { problem: null }>;
+
 /** All sessions of a state folder, those that changed last first. @throws GodwitError STORE_STATE_DIR */
 export async function listSessions(stateDir: string): Promise<SessionReport[]> {
   const store = await SessionStore.open(stateDir);
   return (await store.list()).map(reportOf);
 }
 
-function reportOf({ session: id, role, content, problem, pid }: ListedSession): SessionReport {
+function reportOf({ session: id, role, pid, content, subject, problem }: ListedSession): SessionReport {
+  const { vm = null, peer = null, qmpPath = null } = subject ?? {};
+  const end = { id, role, vm, peer, qmpPath, pid };
   if (content === null) {
-    const nothing = { vm: null, peer: null, qmpPath: null, state: null, settled: false, sinceMs: null };
-    return { id, role, ...nothing, owner: "unknown", pid, problem };
+    return { ...end, state: null, settled: false, sinceMs: null, owner: "unknown", problem: problem.message };
   }
-  const { header, state, isSettled: settled, sinceMs } = content;
-  const { vm, peer, qmpPath } = header;
-  return { id, role, vm, peer, qmpPath, state, settled, sinceMs, owner: ownerOf({ role, state }), pid, problem };
+  const { state, isSettled: settled, sinceMs } = content;
+  return { ...end, state, settled, sinceMs, owner: ownerOf({ role, state }), problem: null };
 }
 
 /**
  * Says who owns the VM of a session, why, and what can be done; and does what is asked for, where that is safe or vouched for.
  *
- * @throws GodwitError STORE_STATE_DIR, STORE_SESSION_NONE, STORE_SESSION_AMBIGUOUS, STORE_JOURNAL_DAMAGED, STORE_BUSY; MIGRATION_UNSAFE
+ * @throws GodwitError STORE_STATE_DIR, STORE_SESSION_NONE, STORE_SESSION_AMBIGUOUS, STORE_JOURNAL_*, STORE_BUSY; MIGRATION_UNSAFE
  * when it must not be done, MIGRATION_NOT_VOUCHED when a person has to vouch; MIGRATION_NOT_RESUMED when QEMU does not do it
  */
 export async function resolveSession(options: ResolveOptions): Promise<Resolution> {
@@ -87,7 +90,7 @@ export async function resolveSession(options: ResolveOptions): Promise<Resolutio
   const journal = await store.take(session.session, session.role);
   try {
     using qemu = await findQemu(journal.content.header, options.qmpPath);
-    const advice = adviceOf({ ...session, content: journal.content, pid: null }, journal.content, qemu);
+    const advice = adviceOf({ pid: null, role: session.role }, journal.content, qemu);
     assertMay(advice, options.action, options.iKnow);
     if (options.action === "close") await close(journal);
     // The others are offered only where QEMU was found.
@@ -99,15 +102,15 @@ export async function resolveSession(options: ResolveOptions): Promise<Resolutio
 }
 
 /** Whether the destination is to be asked, in place of a person. */
-async function isAsked({ content }: ListedSession, { action, iKnow, ask, qmpPath }: ResolveOptions): Promise<boolean> {
-  if (action !== "resume-source" || iKnow || ask === undefined || content?.state !== "committed") return false;
+async function isAsked({ content }: ReadSession, { action, iKnow, ask, qmpPath }: ResolveOptions): Promise<boolean> {
+  if (action !== "resume-source" || iKnow || ask === undefined || content.state !== "committed") return false;
   using qemu = await findQemu(content.header, qmpPath);
   return qemu.found === "stopped" && qemu.isCertain;
 }
 
 /** @throws GodwitError MIGRATION_UNSAFE when the destination runs the VM, or can't be reached */
-async function askForIt({ content }: ListedSession, { stateDir, qmpPath, ask, warn }: ResolveOptions): Promise<void> {
-  using qemu = await findQemu(content!.header, qmpPath);
+async function askForIt({ content }: ReadSession, { stateDir, qmpPath, ask, warn }: ResolveOptions): Promise<void> {
+  using qemu = await findQemu(content.header, qmpPath);
   const onEvent: EventListener = (event) => event.event === "warning" && warn(event.message);
   const outcome = await settleLeft(qemu.qmp!, { ...ask!, stateDir, wantsBack: true, onEvent });
   if (outcome === null || outcome.end === "aborted") return;
@@ -118,21 +121,23 @@ async function askForIt({ content }: ListedSession, { stateDir, qmpPath, ask, wa
   throw new GodwitError("MIGRATION_UNSAFE", `it can't be had back: ${why}`, { end: outcome.end });
 }
 
-async function look(session: ListedSession, { qmpPath }: ResolveOptions): Promise<Resolution> {
-  const { content, session: id } = session;
-  if (content === null) throw new GodwitError("STORE_JOURNAL_DAMAGED", session.problem!, { id });
-  using qemu = session.pid === null ? await findQemu(content.header, qmpPath) : undefined;
-  return { ...reportOf(session), ...adviceOf(session, content, qemu), done: null };
+async function look(session: ReadSession, { qmpPath }: ResolveOptions): Promise<Resolution> {
+  using qemu = session.pid === null ? await findQemu(session.content.header, qmpPath) : undefined;
+  return { ...reportOf(session), ...adviceOf(session, session.content, qemu), done: null };
 }
 
-function adviceOf({ pid, role }: ListedSession, content: JournalContent, qemu: FoundQemu | undefined): Advice {
+function adviceOf(
+  { pid, role }: Pick<ReadSession, "pid" | "role">,
+  content: JournalContent,
+  qemu: FoundQemu | undefined,
+): Advice {
   const { state, isSettled, run, settings } = content;
   const { found = "unknown", isCertain = false, problem = null } = qemu ?? {};
   const advice = adviseOn({ role, state, isSettled, run, pid, found, isCertain, hasSettings: settings !== null });
   return problem === null ? advice : { ...advice, why: `${advice.why} (${problem})` };
 }
 
-async function pick(store: SessionStore, { id, action }: ResolveOptions): Promise<ListedSession> {
+async function pick(store: SessionStore, { id, action }: ResolveOptions): Promise<ReadSession> {
   const [prefix = "", role] = id.split(".");
   const ends = await store.find(prefix);
   const wanted = ends.filter((end) => {
@@ -145,7 +150,10 @@ async function pick(store: SessionStore, { id, action }: ResolveOptions): Promis
     const have = ends.map((end) => end.role).join(" and ");
     throw new GodwitError("STORE_SESSION_NONE", `of session ${prefix} this host has the ${have} only`, { id });
   }
-  if (other === undefined) return only;
+  if (other === undefined) {
+    if (only.problem !== null) throw only.problem;
+    return only;
+  }
   const names = wanted.map((end) => `${prefix}.${end.role}`).join(" or ");
   throw new GodwitError("STORE_SESSION_AMBIGUOUS", `this host has both ends of session ${prefix}: say ${names}`, {
     id,

@@ -6,7 +6,7 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, onTestFinished, test } from "vitest";
 import { openCheckpoints } from "../../src/migration/open-checkpoints.ts";
-import { lockFolder } from "../../src/store/checkpoint-lock.ts";
+import { lockFolder } from "../../src/store/folder-lock.ts";
 import {
   codeOf,
   contentOf,
