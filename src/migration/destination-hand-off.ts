@@ -106,7 +106,7 @@ export class DestinationHandOff {
 
   heard(message: MessageOf<"SWITCHOVER" | "COMMIT" | "ABORT" | "SETTLED">): void {
     if (message.type === "ABORT")
-      this.#because(new GodwitError("PEER_ABORTED", `the source gave up: ${message.message}`));
+      this.#because(new GodwitError("PEER_ABORTED", `the source gave up: ${message.message}`, { code: message.code }));
     if (message.type === "COMMIT") this.#runner.tell({ type: "heard", message: "COMMIT", run: message.run });
     else this.#runner.tell({ type: "heard", message: message.type });
   }
@@ -181,7 +181,7 @@ export class DestinationHandOff {
     this.#parts.onDecided(this.#reason);
     try {
       await this.#parts.vm.giveUp();
-      this.#whereabouts = "the VM does not run here: the destination QEMU was ended; the source keeps it";
+      this.#whereabouts = `the VM does not run here: the destination QEMU was ended; ${sourceOf(this.#reason)}`;
       return { type: "qemu-ended" };
     } catch (error) {
       this.#whereabouts = `the destination QEMU holds a copy of the VM and does not end: ${messageOf(error)}`;
@@ -220,4 +220,10 @@ export class DestinationHandOff {
 
 function wordsFor(reason: unknown): { code: string; message: string } {
   return { code: reason instanceof GodwitError ? reason.code : "MIGRATION_FAILED", message: messageOf(reason) };
+}
+
+/** What the source has of the VM, by why it was given up. */
+function sourceOf(reason: unknown): string {
+  const isGone = reason instanceof GodwitError && reason.details.code === "MIGRATION_SOURCE_GONE";
+  return isGone ? "it does not run at the source either" : "the source keeps it";
 }

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { GodwitError } from "../errors.ts";
+import type { QmpEvents } from "../qemu/commands.ts";
 
 /** Why a migration was ended from outside. */
 export class Cancelled extends GodwitError {
@@ -50,6 +51,14 @@ export class PeerRefused extends GodwitError {
   constructor(code: string, message: string, details: Record<string, unknown> = {}) {
     super("PEER_REFUSED", `the destination refuses: ${message}`, { ...details, code });
   }
+}
+
+/** The source QEMU has ended. @param shutdown what it said before, if it did */
+export function sourceGone(cause: GodwitError, shutdown?: QmpEvents["SHUTDOWN"]): GodwitError {
+  let message = `the source QEMU is gone: ${cause.message}`;
+  if (shutdown !== undefined) message = `the source QEMU was ended (${shutdown.reason})`;
+  if (shutdown?.guest) message = `the guest has shut itself down (${shutdown.reason}), and its QEMU has ended`;
+  return new GodwitError("MIGRATION_SOURCE_GONE", message, {}, { cause });
 }
 
 /** Waits for `promise` for `ms` at most. @throws GodwitError MIGRATION_TIMEOUT: `what` within so many seconds */

@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { PAGE_FORMAT } from "../compact/limits.ts";
 import { GodwitError, messageOf } from "../errors.ts";
-import type { QmpEvent } from "../qemu/commands.ts";
+import type { QmpEvent, QmpEvents } from "../qemu/commands.ts";
 import { readFacts, type VmFacts } from "../qemu/facts.ts";
 import type { QmpClient } from "../qemu/qmp.ts";
 import type { Journal } from "../store/journal.ts";
@@ -15,7 +15,7 @@ import { Downtime } from "./downtime.ts";
 import { assertMatch, assertPageFormat, newestOf, PROGRAM, parseFacts } from "./greeting.ts";
 import { type LinkUp, RECONNECT_FOR_MS } from "./link.ts";
 import { listenOnce } from "./listen-once.ts";
-import { type Cancelled, type Failure, PeerRefused, withTimeout } from "./outcome.ts";
+import { type Cancelled, type Failure, PeerRefused, sourceGone, withTimeout } from "./outcome.ts";
 import { StreamSender } from "./sender.ts";
 import { beginJournal } from "./session-journal.ts";
 import { makeSocketFolder } from "./socket-folder.ts";
@@ -48,6 +48,8 @@ export class SourceSession {
   /** From here on the guest may have been touched. */
   #handOff: SourceHandOff | undefined;
   #sender: StreamSender | undefined;
+  /** Why QEMU is about to end, or its guest has. */
+  #shutdown: QmpEvents["SHUTDOWN"] | undefined;
   #rounds: SourceRounds | undefined;
 
   /**
@@ -274,6 +276,7 @@ export class SourceSession {
   }
 
   #onQmpEvent(event: QmpEvent): void {
+    if (event.name === "SHUTDOWN") this.#shutdown = event.data;
     const handOff = this.#handOff;
     if (handOff === undefined || handOff.isCommitted || this.#failure.signal.aborted) return;
     if (event.name === "MIGRATION_PASS") this.#rounds?.onSync(event);
@@ -298,8 +301,7 @@ export class SourceSession {
   }
 
   #onSourceGone(cause: GodwitError): void {
-    const message = `the source QEMU is gone: ${cause.message}`;
-    const error = new GodwitError("MIGRATION_SOURCE_GONE", message, {}, { cause });
+    const error = sourceGone(cause, this.#shutdown);
     if (this.#handOff !== undefined) this.#handOff.qemuGone(error);
     else this.#failure.report(error);
   }

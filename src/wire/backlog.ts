@@ -1,5 +1,11 @@
 /** How long a stretch of link may wait in front of it: what is queued at switch-over is downtime (`npm run bench blackout`). */
 export const BACKLOG_MS = 8;
+/**
+ * Of a long round trip this share, up to so long: by it the estimate of a link that was measured too low grows in each round trip, and so
+ * much later may acknowledgements come than in the shortest one without shrinking it.
+ */
+const ROUND_TRIP_SHARE = 0.25;
+const MOST_BACKLOG_MS = 50;
 /** In flight at least: enough for a first estimate of any link, and one full batch on a slow one. */
 const MIN_ALLOWANCE_BYTES = 512 * 1024;
 /** Goodput is measured over stretches at least this long, so that one late ACK does not look like a slow link. */
@@ -11,8 +17,8 @@ const DECAY_MS = 200;
  * Measures the link and says how much may be in flight on it.
  *
  * In flight is what was given to the transport and is not yet acknowledged as received by the peer: it waits in this
- * process, in the kernel's buffers, on the link or at the peer. It is held to goodput × (round trip + BACKLOG_MS): enough that
- * the link never runs dry, little enough that the source QEMU is held back within BACKLOG_MS and sees the true, compacted
+ * process, in the kernel's buffers, on the link or at the peer. It is held to goodput × (round trip + backlog): enough that
+ * the link never runs dry, little enough that the source QEMU is held back within that backlog and sees the true, compacted
  * rate. As the peer's acknowledgements are ours, this holds whatever the kernel's buffers are.
  *
  * Pure: time is passed in, in milliseconds of any monotonic clock.
@@ -92,7 +98,8 @@ export class Backlog {
   /** How much may be in flight now. */
   get allowanceBytes(): number {
     const rttMs = Number.isFinite(this.#minRttMs) ? this.#minRttMs : 0;
-    return Math.max(this.#minAllowanceBytes, (this.#goodput * (rttMs + this.#backlogMs)) / 1000);
+    const backlogMs = Math.max(this.#backlogMs, Math.min(MOST_BACKLOG_MS, ROUND_TRIP_SHARE * rttMs));
+    return Math.max(this.#minAllowanceBytes, (this.#goodput * (rttMs + backlogMs)) / 1000);
   }
 
   get hasRoom(): boolean {
