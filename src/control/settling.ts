@@ -20,7 +20,7 @@ const UNSTEADY_SHARE = 0.25;
 const LOOK_STEADY = 6;
 const LOOK_UNSTEADY = 50;
 /** … of which a steady load may have shown some before its rounds had stopped shrinking, but not these … */
-const LOOK_AFTERWARDS = 4;
+const LOOK_AFTERWARDS = 3;
 /** … at least and at most, but for this many times even if that is more. */
 const LOOK_LEAST_MS = 1000;
 const LOOK_MOST_MS = 150_000;
