@@ -92,15 +92,16 @@ export class AdaptivePolicy implements Policy {
     this.#forecaster?.add(round);
     if (this.#link.pagesPerMs === 0) return undefined;
     const isWhole = round.leftPages <= WHOLE_SHARE * (round.leftPages + round.pages);
-    const guestMs = round.durationMs * (1 - round.throttlePercent / 100);
-    if (isWhole) this.#model.add({ guestMs, pages: round.dirtiedPages });
+    if (isWhole) this.#model.addRound(round);
     const pages = round.remainingBytes / PAGE_BYTES;
     if (this.#throttledMs !== undefined && !this.#isThrottleAwaited(round, isWhole)) this.#throttledMs = undefined;
     if (this.#throttledMs !== undefined)
       return this.#decide(round.atMs, round.remainingBytes, round.round + 1, this.#tick?.wireBytes ?? 0);
     if (this.#settling !== undefined) this.#settling.onRound(round, pages, isWhole);
-    else if (before !== undefined && this.#shrinking.hasStopped(before, round, this.#speed)) {
-      this.#settling = new Settling(this.#model, this.#link, round, pages);
+    else {
+      this.#shrinking.onRound(round);
+      const hasStopped = before !== undefined && this.#shrinking.hasStopped(before, round, this.#speed);
+      if (hasStopped) this.#settling = new Settling(this.#model, this.#link, round, pages, this.#shrinking.alikeMs);
     }
     return this.#decide(round.atMs, round.remainingBytes, round.round + 1, this.#tick?.wireBytes ?? 0);
   }

@@ -19,6 +19,8 @@ const UNSTEADY_SHARE = 0.25;
 /** For how many times the residual's own time it is looked whether a better moment comes … */
 const LOOK_STEADY = 6;
 const LOOK_UNSTEADY = 50;
+/** … of which a steady load may have shown some before its rounds had stopped shrinking, but not these … */
+const LOOK_AFTERWARDS = 3;
 /** … at least and at most, but for this many times even if that is more. */
 const LOOK_LEAST_MS = 1000;
 const LOOK_MOST_MS = 150_000;
@@ -66,6 +68,8 @@ export class Settling {
   readonly #link: LinkMeter;
   readonly #residuals = new ResidualHistory();
   readonly #sinceMs: number;
+  /** For so long before that no round had left much more. */
+  readonly #alikeMs: number;
   /** Of the time since then, what says nothing about the load: the link stood still. */
   #pausedMs = 0;
   #stillMs: number;
@@ -89,10 +93,12 @@ export class Settling {
   /** A round left much less than the one before: there are valleys. */
   #hasFallen = false;
 
-  constructor(model: WorkingSetModel, link: LinkMeter, round: RoundSample, pages: number) {
+  /** @param alikeMs for so long no round has left much more than the `pages` of this one */
+  constructor(model: WorkingSetModel, link: LinkMeter, round: RoundSample, pages: number, alikeMs: number) {
     this.#model = model;
     this.#link = link;
     this.#sinceMs = round.atMs;
+    this.#alikeMs = alikeMs;
     this.#stillMs = link.stillMs;
     this.#pagesPerMs = link.pagesPerMs;
     this.#leastWholePages = pages;
@@ -193,7 +199,8 @@ export class Settling {
     const { unsteadiness } = this.#model;
     this.#wasUnsteady ||= unsteadiness !== null && unsteadiness > UNSTEADY_SHARE;
     this.#isSteady = unsteadiness !== null && unsteadiness <= STEADY_SHARE && !this.#wasUnsteady;
-    const wantedMs = Math.max(LOOK_LEAST_MS, (this.#isSteady ? LOOK_STEADY : LOOK_UNSTEADY) * residualMs);
+    const steadyMs = Math.max(LOOK_STEADY * residualMs - this.#alikeMs, LOOK_AFTERWARDS * residualMs);
+    const wantedMs = Math.max(LOOK_LEAST_MS, this.#isSteady ? steadyMs : LOOK_UNSTEADY * residualMs);
     this.#lookMs = Math.min(wantedMs, Math.max(LOOK_MOST_MS, LOOK_ALWAYS * residualMs));
   }
 

@@ -6,6 +6,8 @@ import type { WorkingSetModel } from "./working-set.ts";
 
 /** Rounds without a new least that show that there will be none. */
 const FRUITLESS_ROUNDS = 3;
+/** Rounds that left no more than so many times what the last one left are of the load as it is now. */
+const ALIKE = 1.1;
 
 /** Whether more rounds still make for less to send while the guest is stopped. */
 export class Shrinking {
@@ -13,10 +15,26 @@ export class Shrinking {
   readonly #link: LinkMeter;
   /** The least that a round left, and what the link had lost by then. */
   #least: { pages: number; atMs: number; lostMs: number } | undefined;
+  /** The last rounds that left about as much as each other, and for how long the link had stood still by then. */
+  #alike: { pages: number; atMs: number; stillMs: number }[] = [];
 
   constructor(model: WorkingSetModel, link: LinkMeter) {
     this.#model = model;
     this.#link = link;
+  }
+
+  /** For so long no round has left much more than the last one: a quiet moment in that time would have been met. */
+  get alikeMs(): number {
+    const [first, last] = [this.#alike[0], this.#alike.at(-1)];
+    return first && last ? last.atMs - first.atMs - (last.stillMs - first.stillMs) : 0;
+  }
+
+  /** To be told of every round, before {@link hasStopped} is asked about it. */
+  onRound({ atMs, remainingBytes }: RoundSample): void {
+    const pages = remainingBytes / PAGE_BYTES;
+    const { stillMs } = this.#link;
+    const other = this.#alike.findLastIndex((round) => round.pages > ALIKE * pages);
+    this.#alike = [...this.#alike.slice(other + 1), { pages, atMs, stillMs }];
   }
 
   /**

@@ -1,6 +1,8 @@
 /** How many pages a guest dirties in a given time, and where rounds of pre-copy lead. docs/control-loop.md has the formulas. */
 import type { Estimate } from "./downtime.ts";
 import { fitLine, type Line } from "./regression.ts";
+import type { RoundSample } from "./samples.ts";
+import { waitingOf } from "./simulation/trace-load.ts";
 
 /** A round as the model sees it. */
 export interface DirtyPoint {
@@ -32,6 +34,8 @@ const LINEAR = 1e-3;
 export class WorkingSetModel {
   readonly #memoryPages: number;
   readonly #points: DirtyPoint[] = [];
+  /** The most of the working set that was dirty after a round's sync. */
+  #workingPages = 0;
   /** Those that the line is fitted to. */
   #used: readonly DirtyPoint[] = [];
   #line: Line = fitLine([{ x: 0, y: 0, weight: 1 }]);
@@ -39,6 +43,16 @@ export class WorkingSetModel {
   /** @param memoryPages no guest dirties more than it has */
   constructor(memoryPages: number) {
     this.#memoryPages = memoryPages;
+  }
+
+  /** Adds a round most of which was sent. What was waiting when its sync came can't be found again: as much of that was dirtied as of the rest of the working set. */
+  addRound(round: RoundSample): void {
+    const waitingPages = waitingOf(round);
+    const dirtyPages = waitingPages + round.dirtiedPages;
+    this.#workingPages = Math.max(this.#workingPages, dirtyPages);
+    const free = 1 - waitingPages / Math.max(1, this.#workingPages);
+    const pages = free > 0 ? round.dirtiedPages / free : 0;
+    this.add({ guestMs: round.durationMs * (1 - round.throttlePercent / 100), pages });
   }
 
   add(point: DirtyPoint): void {

@@ -7,6 +7,7 @@ import { simulate } from "../../src/control/simulation/engine.ts";
 import { randomOf } from "../../src/control/simulation/steps.ts";
 import { throttleFor } from "../../src/control/throttle.ts";
 import { WorkingSetModel } from "../../src/control/working-set.ts";
+import { aRound } from "./support/control.ts";
 import { aScenario, randomPages } from "./support/scenarios.ts";
 
 const points = (...xy: [number, number][]) => xy.map(([x, y]) => ({ x, y, weight: 1 }));
@@ -75,6 +76,20 @@ describe("the working set", () => {
     expect(model(1e9, [1000, 2000], [2000, 3000]).fixedPointMs(2)).toBeCloseTo(1000, -1);
     // A guest that writes faster than pages are sent fills its memory: 4000 pages at 1 a ms.
     expect(model(4000, [500, 1000], [1000, 2000]).fixedPointMs(1)).toBeCloseTo(4000, 6);
+  });
+
+  test("of a round that was cut short, what was waiting was dirtied like the rest: 18,000 of 24,000, so 24,000 of 32,000", () => {
+    const model = new WorkingSetModel(100_000);
+    model.addRound(aRound({ round: 1, durationMs: 2000, dirtiedPages: 32_000, leftPages: 0 }));
+    model.addRound(aRound({ round: 2, durationMs: 3000, throttlePercent: 50, dirtiedPages: 18_000, leftPages: 8000 }));
+    expect(model.pages(1500)).toBeCloseTo(24_000, 6);
+    expect(model.pages(2000)).toBeCloseTo(32_000, 6);
+  });
+
+  test("what is left of the bulk round need not be of the working set", () => {
+    const model = new WorkingSetModel(100_000);
+    model.addRound(aRound({ round: 0, durationMs: 3000, dirtiedPages: 10_000, leftPages: 20_000 }));
+    expect(model.pages(3000)).toBe(10_000);
   });
 
   test("is unsure by the distance while there are two rounds only, then by how well they fit", () => {

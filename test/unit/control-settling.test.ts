@@ -2,6 +2,7 @@
 import { describe, expect, test } from "vitest";
 import { LinkMeter } from "../../src/control/link-meter.ts";
 import { Narrowing } from "../../src/control/narrowing.ts";
+import { Settling } from "../../src/control/settling.ts";
 import { Shrinking } from "../../src/control/shrinking.ts";
 import { WorkingSetModel } from "../../src/control/working-set.ts";
 import { aRound, aTick } from "./support/control.ts";
@@ -67,4 +68,33 @@ describe("rounds that left 2,000 pages twice, of a load by which 1,000 would be 
     const still = Array.from({ length: 9 }, (_, i) => ({ atMs: 100 * i, wireBytes: 0 }));
     expect(hasStopped(still)).toBe(false);
   });
+
+  test("a steady load is looked at for six times what they would take, of which three may have passed before", () => {
+    const meter = new LinkMeter();
+    const model = new WorkingSetModel(100_000);
+    for (const guestMs of [8000, 4000, 2000]) model.add({ guestMs, pages: guestMs / 2 });
+    meter.onRound(before!);
+    meter.onRound(last!);
+    const lookMs = (alikeMs: number) => new Settling(model, meter, last!, 2000, alikeMs).accept(last!.atMs, 1).untilMs;
+    expect([0, 1000, 10_000].map((ms) => lookMs(ms) - last!.atMs)).toEqual([12_000, 11_000, 6000]);
+  });
+});
+
+test("rounds are alike since the last one that left more than 1.1 times as much; a link that stood still does not count", () => {
+  const meter = new LinkMeter();
+  const shrinking = new Shrinking(new WorkingSetModel(100_000), meter);
+  const leave = (atMs: number, pages: number) => shrinking.onRound(aRound({ atMs, remainingBytes: pages * 4096 }));
+  expect(shrinking.alikeMs).toBe(0);
+  leave(1000, 3000);
+  leave(2000, 2150);
+  leave(3000, 2000);
+  leave(4000, 1960);
+  expect(shrinking.alikeMs).toBe(2000);
+  leave(5000, 1900);
+  expect(shrinking.alikeMs).toBe(2000);
+  for (let atMs = 5000; atMs <= 5800; atMs += 100) meter.onTick(aTick({ atMs, goodputBytesPerSecond: 1e6 }));
+  leave(6500, 1900);
+  expect(shrinking.alikeMs).toBe(3500 - 800);
+  leave(7000, 500);
+  expect(shrinking.alikeMs).toBe(0);
 });

@@ -7,7 +7,7 @@ import { simulate } from "../../src/control/simulation/engine.ts";
 import { GuestMemory } from "../../src/control/simulation/guest-memory.ts";
 import { bestMoment } from "../../src/control/simulation/hindsight.ts";
 import type { Scenario } from "../../src/control/simulation/scenario.ts";
-import { constant, cycle, ramp, sawtooth, sequence, shifted } from "../../src/control/simulation/steps.ts";
+import { constant, cycle, ramp, sawtooth, sequence, shifted, times } from "../../src/control/simulation/steps.ts";
 import { aScenario, randomPages } from "./support/scenarios.ts";
 
 /** Accepts what is given, from the start to the end. */
@@ -31,6 +31,7 @@ describe("steps", () => {
   test.each([
     ["cycle", cycle({ ms: 10, value: 1 }, { ms: 5, value: 2 }), 27, { value: 2, untilMs: 30 }],
     ["shifted", shifted(cycle({ ms: 10, value: 1 }, { ms: 5, value: 2 }), 10), 1, { value: 2, untilMs: 5 }],
+    ["times", times(cycle({ ms: 10, value: 3 }, { ms: 5, value: 2 }), constant(4)), 12, { value: 8, untilMs: 15 }],
     ["ramp", ramp(0, 10, 100, 10), 55, { value: 5, untilMs: 60 }],
     ["ramp, after its end", ramp(0, 10, 100, 10), 100, { value: 10, untilMs: Number.POSITIVE_INFINITY }],
     ["sawtooth", sawtooth(0, 3, 40, 4), 75, { value: 3, untilMs: 80 }],

@@ -31,6 +31,14 @@ export function sequence(first: Steps, ms: number, then: Steps): Steps {
   };
 }
 
+/** The product of both. */
+export function times(one: Steps, other: Steps): Steps {
+  return (ms) => {
+    const [a, b] = [one(ms), other(ms)];
+    return { value: a.value * b.value, untilMs: Math.min(a.untilMs, b.untilMs) };
+  };
+}
+
 /** Values in turn, each for its time, again and again. */
 export function cycle(...stages: readonly { ms: number; value: number }[]): Steps {
   let periodMs = 0;

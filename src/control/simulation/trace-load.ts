@@ -90,7 +90,7 @@ function fitOf(rounds: readonly LoadRound[], hot: number, most: number, memoryPa
 }
 
 /** What was waiting already when the round's sync came can't be found again. What is left of the bulk round is not of the working set. */
-function waitingOf({ round, leftPages }: LoadRound): number {
+export function waitingOf({ round, leftPages }: Pick<LoadRound, "round" | "leftPages">): number {
   return round === 0 ? 0 : leftPages;
 }
 
