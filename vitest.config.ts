@@ -8,7 +8,9 @@ const maxWorkers = Math.min(availableParallelism() + 1, 8);
 
 /** What compares measured times and bytes with predicted ones: with nothing beside it. */
 const QUIET = ["test/real/plan.test.ts"];
-const REAL = { testTimeout: 180_000, hookTimeout: 180_000, pool: "forks" } as const;
+/** What is waited for comes at once, or never; a busy machine takes its time. */
+const PATIENCE = { expect: { poll: { timeout: 20_000 } } } as const;
+const REAL = { ...PATIENCE, testTimeout: 180_000, hookTimeout: 180_000, pool: "forks" } as const;
 
 /** A file of a minute that comes last has one core work and the others wait. */
 const LONG = ["test/unit/control-standard-set.test.ts"];
@@ -39,6 +41,7 @@ export default defineConfig({
       },
       {
         test: {
+          ...PATIENCE,
           name: "unit",
           include: ["test/{unit,fuzz}/**/*.test.ts"],
           testTimeout: 30_000,

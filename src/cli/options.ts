@@ -37,6 +37,7 @@ export const deltaCacheOption = () =>
     "--delta-cache <size>",
     "memory for pages that were sent, of which changes are sent later: 512M, 0 for none (default: 512M, or half of the VM's memory)",
   ).argParser(parseSize);
+
 export const jsonDocumentOption = () => new Option("--json", "write one JSON document");
 
 export const allowOlderQemuOption = () =>
@@ -63,7 +64,7 @@ export const reconnectForOption = () =>
 export const stateDirOption = () =>
   new Option(
     "--state-dir <folder>",
-    "what this host keeps: indexes and checkpoints (default: $GODWIT_STATE_DIR, else /var/lib/godwit for root, $XDG_STATE_HOME/godwit for others)",
+    "what this host keeps: indexes, checkpoints, journals of migrations (default: $GODWIT_STATE_DIR, else /var/lib/godwit for root, $XDG_STATE_HOME/godwit for others)",
   );
 
 /** Repeatable; the value is a map. */
@@ -78,11 +79,13 @@ export const diskOption = () =>
     if (paths.has(name)) throw new InvalidArgumentError(`disk ${name} is given twice.`);
     return paths.set(name, path);
   });
+
 export const threadsOption = () =>
   new Option(
     "--threads <n>",
     "worker threads for compression; 0: none (default: the cores but one, from 1 to 8)",
   ).argParser(parseThreads);
+
 export const storeSizeOption = () =>
   new Option(
     "--store-size <size>",

@@ -1,5 +1,5 @@
-import { createReadStream, existsSync } from "node:fs";
-import { mkdir, writeFile } from "node:fs/promises";
+import { createReadStream } from "node:fs";
+import { writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { createInterface } from "node:readline";
 import { Command, Option } from "commander";
@@ -13,6 +13,7 @@ import { recordTrace } from "../control/simulation/record.ts";
 import { LOADS, standardSet } from "../control/simulation/standard-set.ts";
 import { type Trace, TraceReader } from "../control/trace.ts";
 import { GodwitError, messageOf } from "../errors.ts";
+import { makeFolder } from "../store/state-dir.ts";
 import { oneLine } from "./format.ts";
 import { openOutputs } from "./output.ts";
 import { addPromiseOptions, type PromiseOptions, promisesOf } from "./promise-options.ts";
@@ -106,7 +107,12 @@ async function replay(paths: readonly string[], options: ReplayOptions): Promise
   }
   if (cases.length === 0)
     throw new GodwitError("CLI_REPLAY_NOTHING", "there is nothing to replay: name a trace, or --synthetic");
-  if (options.save !== undefined) await makeFolder(options.save);
+  const folder = options.save;
+  if (folder !== undefined) {
+    await makeFolder(folder, 0o777).catch((error) => {
+      throw unwritable(folder, error);
+    });
+  }
   const names = options.policy ?? ["adaptive"];
   const promises = promisesOf(options, names.includes("adaptive") ? "adaptive" : names[0]);
   const policies = Object.fromEntries(names.map((name) => [name, () => POLICIES[name]!(promises)]));
@@ -115,7 +121,7 @@ async function replay(paths: readonly string[], options: ReplayOptions): Promise
     const added = compare(one, policies);
     scores.push(...added);
     if (options.json) for (const score of added) stdout.write(`${JSON.stringify(score)}\n`);
-    if (options.save !== undefined) await saveTraces(options.save, one, policies, promises);
+    if (folder !== undefined) await saveTraces(folder, one, policies, promises);
   }
   if (!options.json) {
     const lines = options.synthetic && options.load === undefined ? overviewLines(scores) : scoreLines(scores);
@@ -176,14 +182,6 @@ async function saveTraces(
     const file = `${name} ${policy}`.replaceAll(/[^A-Za-z0-9.]+/g, "-");
     await write(join(folder, `${file}.trace`), recordTrace(scenarios[0]!, create(), promises));
   }
-}
-
-async function makeFolder(path: string): Promise<void> {
-  // One level: Node never comes back from making folders within one that takes none, as /proc.
-  if (existsSync(path)) return;
-  await mkdir(path).catch((error) => {
-    throw unwritable(path, error);
-  });
 }
 
 async function write(path: string, text: string): Promise<void> {

@@ -1,5 +1,6 @@
 import { Command, Option } from "commander";
 import { GodwitError } from "../errors.ts";
+import type { Deed } from "../migration/resolve/advice.ts";
 import { resolveSession } from "../migration/resolve/resolve.ts";
 import { stateDirOf } from "../store/state-dir.ts";
 import { type Address, parseAddress } from "../wire/address.ts";
@@ -65,7 +66,7 @@ export function resolveCommand(): Command {
     .action(resolve);
 }
 
-function actionOf({ resumeSource, runDestination, close }: ResolveOptions) {
+function actionOf({ resumeSource, runDestination, close }: ResolveOptions): Deed | null {
   if (resumeSource) return "resume-source";
   if (runDestination) return "run-destination";
   return close ? "close" : null;

@@ -1,5 +1,5 @@
 /** What `status` and `resolve` say to people. Pure. */
-import type { Option } from "../migration/resolve/advice.ts";
+import type { Deed, Option } from "../migration/resolve/advice.ts";
 import type { Resolution, SessionReport } from "../migration/resolve/resolve.ts";
 import { formatTime, oneLine } from "./format.ts";
 import { table } from "./table.ts";
@@ -45,14 +45,14 @@ export function resolutionLines(resolution: Resolution): string[] {
   });
   return [
     `session ${shown(id)}, ${role}, VM ${nameOf(resolution)}: ${stateOf(resolution)}`,
-    ...(done === null ? [] : [`done: ${DONE[done] ?? done}`]),
+    ...(done === null ? [] : [`done: ${DONE[done]}`]),
     `${whose}: ${oneLine(why)}`,
     "what can be done:",
     ...options,
   ];
 }
 
-const DONE: Readonly<Record<string, string>> = {
+const DONE: Readonly<Record<Deed, string>> = {
   "resume-source": "the VM is the source's",
   "run-destination": "the VM is the destination's",
   close: "the session is closed at this end",

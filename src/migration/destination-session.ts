@@ -19,6 +19,7 @@ import { assertExpectedVm, assertMatch, assertPageFormat, newestOf, PROGRAM, par
 import { type LinkUp, RECONNECT_FOR_MS } from "./link.ts";
 import { Cancelled, Failure, withTimeout } from "./outcome.ts";
 import type { Peer } from "./peer.ts";
+import { reportReceiving } from "./receive-progress.ts";
 import { StreamReceiver } from "./receiver.ts";
 import { beginJournal } from "./session-journal.ts";
 import { settledStatus } from "./settled-status.ts";
@@ -29,13 +30,11 @@ import { WINDOW_BYTES } from "./window.ts";
 const NOTHING_SENT_AWAY_MS = 30_000;
 /** For how long a source that was welcomed may hold us, and keep others out, without sending anything. */
 const FIRST_DATA_TIMEOUT_MS = 120_000;
-/** How often progress is reported. */
-const PROGRESS_MS = 250;
 /** How long QEMU gets to say over QMP why it closed the stream. */
 const REASON_WAIT_MS = 1000;
 
 /** A sender's migration, whatever number of connections it takes: from its first HELLO until it is settled where the VM is. */
-export class Session {
+export class DestinationSession {
   readonly #options: DestinationOptions;
   readonly #qmp: QmpClient;
   readonly #vm: DestinationVm;
@@ -55,7 +54,6 @@ export class Session {
   #handOff: DestinationHandOff | undefined;
   /** On which connection SWITCHOVER was heard last. */
   #switchedOverOn = 0;
-  #reported = { atMs: performance.now(), wireBytes: 0 };
 
   /** @param peer who has said `hello` */
   constructor(
@@ -228,12 +226,9 @@ export class Session {
     await this.#failure.or(this.#vm.start(path));
     await this.#failure.or(this.#receiver.connect(path));
     this.#link.onRoom();
-    const reporting = setInterval(() => this.#reportProgress(), PROGRESS_MS);
-    try {
-      await this.#failure.or(this.#vm.loaded(this.#failure.signal));
-    } finally {
-      clearInterval(reporting);
-    }
+    const received = () => ({ rawBytes: this.#receiver.rawBytes, wireBytes: this.#link.wireBytes });
+    using _reporting = reportReceiving(received, this.#startMs, this.#options.onEvent);
+    await this.#failure.or(this.#vm.loaded(this.#failure.signal));
     handOff.loaded(performance.now() - this.#receiver.lastWriteMs);
   }
 
@@ -301,20 +296,6 @@ export class Session {
     if (error instanceof Cancelled) this.#options.onEvent({ event: "cancelled", vm: here });
     else this.#report(error, isGone ? "the VM does not run here; the source keeps it" : here);
     return error instanceof Cancelled ? "cancelled" : "refused";
-  }
-
-  #reportProgress(): void {
-    const now = performance.now();
-    const { wireBytes } = this.#link;
-    const seconds = (now - this.#reported.atMs) / 1000;
-    this.#options.onEvent({
-      event: "receiving",
-      elapsedMs: now - this.#startMs,
-      rawBytes: this.#receiver.rawBytes,
-      wireBytes,
-      linkBytesPerSecond: (wireBytes - this.#reported.wireBytes) / seconds,
-    });
-    this.#reported = { atMs: now, wireBytes };
   }
 
   #warn(message: string): void {

@@ -6,7 +6,7 @@ import type { Hello } from "../wire/messages.ts";
 import { listen } from "../wire/transport.ts";
 import { errorEvent } from "./advice.ts";
 import type { DestinationOptions } from "./destination-options.ts";
-import { Session } from "./destination-session.ts";
+import { DestinationSession } from "./destination-session.ts";
 import { destinationIsGone, destinationSummary } from "./destination-summary.ts";
 import { DestinationVm } from "./destination-vm.ts";
 import { listDisksAt } from "./disk-paths.ts";
@@ -35,7 +35,7 @@ class Destination {
   readonly #options: DestinationOptions;
   readonly #startMs = performance.now();
   readonly #settled = Promise.withResolvers<DestinationSummary>();
-  #current: Session | undefined;
+  #current: DestinationSession | undefined;
   #left: LeftSessions | undefined;
   #probe: ProbeAnswer | undefined;
   #isQemuGone = false;
@@ -137,7 +137,7 @@ class Destination {
       return refuse(peer, "MIGRATION_UNKNOWN_SESSION", "no such migration is under way here");
     if (current !== undefined) return refuse(peer, "MIGRATION_BUSY", "another migration to this QEMU is under way");
     this.#probe?.end("a migration begins");
-    this.#current = new Session(this.#options, qmp, vm, facts, greeted, this.#startMs);
+    this.#current = new DestinationSession(this.#options, qmp, vm, facts, greeted, this.#startMs);
     const summary = await this.#current.run();
     this.#current = undefined;
     const isOver = summary.status === "completed" || vm.hasStarted || this.#isQemuGone;

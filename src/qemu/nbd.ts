@@ -2,22 +2,21 @@
 
 import { connect, type Socket } from "node:net";
 import { GodwitError } from "../errors.ts";
+import { StepFeeder } from "./nbd-feeder.ts";
+import { handshake, type Negotiated } from "./nbd-handshake.ts";
 import {
   type BlockExtent,
   COMMAND_BLOCK_STATUS,
   COMMAND_DISCONNECT,
   COMMAND_READ,
-  handshake,
-  type Need,
-  type Negotiated,
   type Pending,
   replies,
   request,
-  type Steps,
-} from "./nbd-protocol.ts";
+} from "./nbd-requests.ts";
+import type { Steps } from "./nbd-steps.ts";
 import { seconds } from "./qmp-errors.ts";
 
-export type { BlockExtent } from "./nbd-protocol.ts";
+export type { BlockExtent } from "./nbd-requests.ts";
 
 /** Whether ranges are allocated, and whether they read as zeros. */
 export const ALLOCATION_CONTEXT = "base:allocation";
@@ -34,7 +33,6 @@ const STALL_TIMEOUT_MS = 30_000;
 const MAX_READ_BYTES = 2 ** 20;
 /** The length of a request is a 32-bit number; a whole number of any block size. */
 const MAX_STATUS_BYTES = 2 ** 30;
-const SCRATCH_BYTES = 64 * 1024;
 const STATE_ZERO = 2; // NBD_STATE_ZERO
 const STATE_DIRTY = 1; // docs/interop/nbd.txt of QEMU
 
@@ -62,14 +60,7 @@ export class NbdClient implements AsyncDisposable {
   readonly #ready = Promise.withResolvers<void>();
   readonly #closing = Promise.withResolvers<GodwitError | undefined>();
   readonly #pending: Pending = new Map();
-  readonly #scratch = Buffer.allocUnsafe(SCRATCH_BYTES);
-  readonly #steps: Steps<never>;
-  #need: Need;
-  #filledBytes = 0;
-  /** Where a needed number of bytes is put together when it comes in pieces. */
-  #pieces = Buffer.alloc(0);
-  /** Whether the socket reads straight into the place to be filled. */
-  #isDirect = false;
+  readonly #feeder: StepFeeder;
   #negotiated: Negotiated | undefined;
   #nextCookie = 1;
   #outgoing: Buffer[] = [];
@@ -80,11 +71,10 @@ export class NbdClient implements AsyncDisposable {
     this.path = path;
     this.closed = this.#closing.promise;
     this.#ready.promise.catch(() => {});
-    this.#steps = this.#protocol(exportName, contexts);
-    this.#need = this.#steps.next().value;
+    this.#feeder = new StepFeeder(this.#protocol(exportName, contexts));
     this.#socket = connect({
       path,
-      onread: { buffer: () => this.#nextBuffer(), callback: (count) => this.#onRead(count) },
+      onread: { buffer: () => this.#feeder.nextBuffer(), callback: (count) => this.#onRead(count) },
     });
     this.#socket.on("error", (cause) => this.#end(closedError(path, cause.message, cause)));
     this.#socket.on("end", () => this.#end(closedError(path, "the server ended it")));
@@ -254,18 +244,10 @@ export class NbdClient implements AsyncDisposable {
     this.#outgoing = [];
   }
 
-  /** Where the socket's next bytes go: many small replies together, or right to where a large one belongs. */
-  #nextBuffer(): Uint8Array {
-    const need = this.#need;
-    this.#isDirect = typeof need !== "number" && need.length - this.#filledBytes >= SCRATCH_BYTES;
-    return this.#isDirect ? (need as Uint8Array).subarray(this.#filledBytes) : this.#scratch;
-  }
-
   #onRead(count: number): boolean {
     if (this.#ended) return false;
     try {
-      if (this.#isDirect) this.#filled(count);
-      else this.#feed(this.#scratch.subarray(0, count));
+      this.#feeder.onRead(count);
     } catch (error) {
       this.#end(this.#named(error as GodwitError));
       return false;
@@ -277,35 +259,6 @@ export class NbdClient implements AsyncDisposable {
       this.#stallTimer = undefined;
     }
     return true;
-  }
-
-  #feed(bytes: Buffer): void {
-    for (let at = 0; at < bytes.length; ) {
-      const need = this.#need;
-      const isCount = typeof need === "number";
-      const neededBytes = isCount ? need : need.length;
-      const count = Math.min(neededBytes - this.#filledBytes, bytes.length - at);
-      const piece = bytes.subarray(at, at + count);
-      at += count;
-      if (isCount && count === need) {
-        this.#step(piece);
-        continue;
-      }
-      if (isCount && this.#filledBytes === 0) this.#pieces = Buffer.alloc(need);
-      (isCount ? this.#pieces : need).set(piece, this.#filledBytes);
-      this.#filled(count);
-    }
-  }
-
-  #filled(count: number): void {
-    this.#filledBytes += count;
-    const need = this.#need;
-    if (this.#filledBytes === (typeof need === "number" ? need : need.length)) this.#step(this.#pieces);
-  }
-
-  #step(bytes: Buffer): void {
-    this.#filledBytes = 0;
-    this.#need = this.#steps.next(bytes).value;
   }
 
   #end(reason: GodwitError): void {

@@ -29,7 +29,7 @@ import { FOLDER_ID_BYTES, foreign, MAX_NAME_BYTES, type VmRecord } from "./check
 import { writeFully } from "./durable.ts";
 
 export const MANIFEST_SUFFIX = ".checkpoint";
-export const MAX_PAGES = 2 ** 31;
+const MAX_PAGES = 2 ** 31;
 /** One less than 16 bits can name, so that no place is NO_PLACE. */
 export const MAX_PACKS = 65535;
 const NO_NAME = 65535;

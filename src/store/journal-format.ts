@@ -53,8 +53,6 @@ const subjectSchema = headerSchema.pick({ peer: true, vm: true, qmpPath: true, q
 export type JournalHeader = z.infer<typeof headerSchema>;
 export type JournalSubject = z.infer<typeof subjectSchema>;
 export type JournalRole = JournalHeader["role"];
-/** Which process a QEMU is. */
-export type QemuProcess = NonNullable<JournalHeader["qemu"]>;
 /** Settings of a QEMU, by its own names. */
 export type QemuSettings = z.infer<typeof settingsSchema>;
 export type JournalStep = z.infer<typeof stepSchema>;

@@ -37,15 +37,22 @@ async function openPrivately(folder: string, forbiddenMode: number, complaint: s
   if ((mode & forbiddenMode) !== 0) throw new Error(`${folder}: ${complaint}`);
 }
 
-/** Not mkdir's own `recursive`: where a file system makes no folders, such as /proc, that tries for ever (Node 24). */
-async function makeFolder(folder: string): Promise<void> {
+/**
+ * Makes a folder, and those that it stands in; one that is there already is left as it is.
+ *
+ * Not mkdir's own `recursive`: where a file system makes no folders, such as /proc, that tries for ever (Node 24).
+ *
+ * @param mode of what is made; nobody but its owner enters it, if not told
+ * @throws what `mkdir` throws
+ */
+export async function makeFolder(folder: string, mode = 0o700): Promise<void> {
   try {
-    await mkdir(folder, { mode: 0o700 });
+    await mkdir(folder, { mode });
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === "EEXIST") return;
     if (code !== "ENOENT" || folder === dirname(folder)) throw error;
-    await makeFolder(dirname(folder));
-    await mkdir(folder, { mode: 0o700 });
+    await makeFolder(dirname(folder), mode);
+    await mkdir(folder, { mode });
   }
 }

@@ -1,4 +1,5 @@
-import type { OtherPage, StreamEvent, StreamHandler } from "./events.ts";
+import type { StreamEvent, StreamHandler } from "./events.ts";
+import { isPrintable, name8, name32, u64 } from "./fields.ts";
 import {
   FLAGS_PAGE,
   FLAGS_ZERO,
@@ -12,6 +13,7 @@ import {
   STREAM_VERSION,
   ZERO_RECORD_BYTES,
 } from "./format.ts";
+import { readOtherPage } from "./other-page.ts";
 import { findResume } from "./resync.ts";
 import type { PageScanner } from "./scanner.ts";
 
@@ -19,8 +21,6 @@ import type { PageScanner } from "./scanner.ts";
 export const MAX_HELD_BYTES = 8192;
 /** Section ids remembered. A PC has about 60 sections; past this a stream is not QEMU's. */
 const MAX_SECTIONS = 4096;
-/** qemu_get_counted_string: a byte of length, then the name. */
-const MAX_NAME_BYTES = 255;
 /** target-page-bits of x86 (QEMU target/i386/cpu-param.h). With another page size pages are carried as raw bytes. */
 const PAGE_BITS = 12;
 
@@ -133,7 +133,7 @@ export class StreamParser {
       case SECTION.footer:
         return this.#footer(at, end);
       case SECTION.configuration: {
-        const name = this.#name32(at + 1, end);
+        const name = name32(this.#view, at + 1, end);
         if (name === undefined) return at;
         if (name === null) return this.#lost(at, "the name of the machine type is too long");
         this.#event({ type: "machine", offset: this.#offset, name });
@@ -158,7 +158,7 @@ export class StreamParser {
   }
 
   #sectionStart(at: number, end: number, kind: "start" | "full"): number {
-    const name = this.#name8(at + 5, end);
+    const name = name8(this.#view, at + 5, end);
     if (name === undefined) return at;
     const after = at + 6 + name.length;
     if (end - after < 8) return at;
@@ -205,7 +205,7 @@ export class StreamParser {
       this.#state = "section";
       return at;
     }
-    const name = this.#name8(at + 1, end);
+    const name = name8(this.#view, at + 1, end);
     if (name === undefined) return at;
     const body = at + 2 + name.length + 4;
     switch (name) {
@@ -221,7 +221,7 @@ export class StreamParser {
         const capabilities = this.#view.getUint32(body);
         if (capabilities > 256) return this.#lost(at, "the configuration names too many capabilities");
         for (let i = 0; i < capabilities; i++) {
-          const capability = this.#name8(after, end);
+          const capability = name8(this.#view, after, end);
           if (capability === undefined)
             return end - at < MAX_HELD_BYTES - 512 ? at : this.#lost(at, "the list of capabilities is too long");
           after += 1 + capability.length;
@@ -234,9 +234,9 @@ export class StreamParser {
   }
 
   #ramblock(at: number, end: number): number {
-    const name = this.#name8(at, end);
+    const name = name8(this.#view, at, end);
     if (name === undefined || end - at < 1 + name.length + 8) return at;
-    const lengthBytes = this.#u64(at + 1 + name.length);
+    const lengthBytes = u64(this.#view, at + 1 + name.length);
     if (!isPrintable(name) || lengthBytes > this.#blockBytesLeft)
       return this.#lost(at, "the list of ramblocks does not add up");
     this.#event({ type: "ramblock", offset: this.#offset, name, lengthBytes });
@@ -266,7 +266,7 @@ export class StreamParser {
 
   /** A record of RAM that the scanner left: the ends, the list of ramblocks, pages that travel as raw bytes. */
   #otherRecord(at: number, end: number, flags: number): number {
-    const address = this.#u64(at) - flags;
+    const address = u64(this.#view, at) - flags;
     switch (flags) {
       case RAM_FLAG.eos:
         if (address !== 0) return this.#lost(at, "RAM ends at an address");
@@ -280,51 +280,12 @@ export class StreamParser {
       case RAM_FLAG.multifdFlush:
         return this.#raw(at, at + HEADER_BYTES);
     }
-    let body = at + HEADER_BYTES;
-    let block = this.#block;
-    if ((flags & RAM_FLAG.continue) === 0) {
-      const name = this.#name8(body, end);
-      if (name === undefined) return at;
-      if (!isPrintable(name)) return this.#lost(at, `flags 0x${flags.toString(16)} without the name of a ramblock`);
-      body += 1 + name.length;
-      block = name;
-    }
-    const isNamed = block !== this.#block || (flags & RAM_FLAG.continue) === 0;
-    let form: OtherPage;
-    switch (flags & ~RAM_FLAG.continue) {
-      case RAM_FLAG.zero:
-        form = isNamed ? "named-zero" : "filled";
-        body += 1;
-        break;
-      case RAM_FLAG.page:
-        form = "named-page";
-        body += PAGE_BYTES;
-        break;
-      case RAM_FLAG.xbzrle: {
-        // One byte of flags (ENCODING_FLAG_XBZRLE), the length, the difference (save_xbzrle_page).
-        if (end - body < 3) return at;
-        const bytes = this.#view.getUint16(body + 1);
-        if (bytes > PAGE_BYTES) return this.#lost(at, "an XBZRLE page is longer than a page");
-        form = "xbzrle";
-        body += 3 + bytes;
-        break;
-      }
-      case RAM_FLAG.compressPage: {
-        // The length, then zlib's bytes (QEMU before 9.1).
-        if (end - body < 4) return at;
-        const bytes = this.#view.getUint32(body);
-        if (bytes > PAGE_BYTES + 64) return this.#lost(at, "a compressed page is longer than a page");
-        form = "compressed";
-        body += 4 + bytes;
-        break;
-      }
-      default:
-        return this.#lost(at, `no record of RAM has the flags 0x${flags.toString(16)}`);
-    }
-    if (body > end) return at;
-    this.#block = block;
-    this.#event({ type: "page", offset: this.#offset, form, block, page: address / PAGE_BYTES, bytes: body - at });
-    return this.#raw(at, body);
+    const record = readOtherPage(this.#view, at, end, flags, this.#block);
+    if (record === undefined) return at;
+    if ("why" in record) return this.#lost(at, record.why);
+    this.#block = record.block;
+    this.#event({ type: "page", offset: this.#offset, ...record, page: address / PAGE_BYTES });
+    return this.#raw(at, at + record.bytes);
   }
 
   #skip(at: number, end: number): number {
@@ -366,31 +327,4 @@ export class StreamParser {
   #event(event: StreamEvent): void {
     this.#handler.event?.(event);
   }
-
-  /** A name behind a byte of length; undefined when it is cut off. Latin-1, so that its length is its bytes. */
-  #name8(at: number, end: number): string | undefined {
-    if (end - at < 1 || end - at < 1 + this.#bytes[at]!) return undefined;
-    return latin1(this.#bytes.subarray(at + 1, at + 1 + this.#bytes[at]!));
-  }
-
-  /** A name behind a u32 of length; undefined when it is cut off, null when it is too long to be one. */
-  #name32(at: number, end: number): string | undefined | null {
-    if (end - at < 4) return undefined;
-    const bytes = this.#view.getUint32(at);
-    if (bytes > MAX_NAME_BYTES) return null;
-    return end - at < 4 + bytes ? undefined : latin1(this.#bytes.subarray(at + 4, at + 4 + bytes));
-  }
-
-  /** A u64 as a number; above 2^53 it is not exact, and compares unequal or too large to what is looked for. */
-  #u64(at: number): number {
-    return this.#view.getUint32(at) * 2 ** 32 + this.#view.getUint32(at + 4);
-  }
-}
-
-function latin1(bytes: Uint8Array): string {
-  return String.fromCharCode(...bytes);
-}
-
-function isPrintable(name: string): boolean {
-  return /^[\x20-\x7e]+$/.test(name);
 }

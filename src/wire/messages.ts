@@ -28,7 +28,7 @@ export const MAX_DISKS = 64;
 const MAX_CHECKPOINTS = 16;
 /** The fields of a HASHES message in front of its hashes, how many there are at most, and the bytes of each. */
 export const HASHES_FIELDS_BYTES = 12;
-export const MAX_HASHES = 8192;
+const MAX_HASHES = 8192;
 const MIN_HASH_BYTES = 5;
 const MAX_HASH_BYTES = 7;
 export const MAX_BODY_BYTES = (1 << 20) + (64 << 10);
@@ -229,6 +229,3 @@ export interface RepairHeader {
   readonly rawOffset: number;
   readonly rawBytes: number;
 }
-
-/** A DATA message of more wire bytes than this cannot exist. */
-export const MAX_MESSAGE_BYTES = HEADER_BYTES + SHAPES.DATA.maxBytes;

@@ -50,11 +50,11 @@ test.runIf(isRoot)("a stock migration that never ends is given up", { timeout: 1
 
 test("a guest moves from QEMU 7.2 to 10.0", { timeout: 180_000 }, async () => {
   await using pair = await startPair({ qemu: "7.2", destinationQemu: "10.0", machine: "pc-q35-7.2" });
-  await pair.source.ticks.waitFor(/\d/, 10_000);
+  await pair.source.ticks.waitFor(/\d/, 60_000);
   await pair.source.qmp.execute("stop"); // under TCG, QEMU 7.2 loses what its guest writes while it moves
   await stockMigration(pair.source, pair.destination);
   pair.destination.console.send("echo still here | tr a-z A-Z");
-  await pair.destination.console.waitFor(/^STILL HERE$/, 10_000);
+  await pair.destination.console.waitFor(/^STILL HERE$/, 60_000);
 });
 
 test("a busy guest goes there and back", { timeout: 180_000 }, async () => {
@@ -73,7 +73,7 @@ test("a guest with its root file system in the page cache says so", { timeout: 1
   await using vm = await startSavedVm(CACHED);
   const cachedKiB = async () => {
     vm.console.send("grep ^Cached /proc/meminfo");
-    return Number((await vm.console.waitFor(/^Cached: +(\d+) kB/, 10_000))[1]);
+    return Number((await vm.console.waitFor(/^Cached: +(\d+) kB/, 60_000))[1]);
   };
   expect(await cachedKiB()).toBeGreaterThan(150 * 1024);
 });
@@ -82,7 +82,7 @@ test.each(["walk", "random"] as const)("the guest finds a whole page of an old v
   await using vm = await startSavedVm({ load: { mib: 4, pagesPerSecond: 1500, pattern: "random", order } });
   await cleanWalks(vm, 1);
   vm.console.send(`python3 -c '${PUT_BACK_AN_OLD_PAGE}'`);
-  await vm.console.waitFor(/^load: ERROR page=5 word=1 /, 20_000);
+  await vm.console.waitFor(/^load: ERROR page=5 word=1 /, 60_000);
   await expect(cleanWalks(vm, 1)).rejects.toThrow("ERROR page=5");
 });
 
@@ -123,42 +123,42 @@ test("taps at both ends see the same bytes, and what was recorded is those", { t
   expect(statSync(recordTo).size).toBe(seen.bytes);
 });
 
-/** What the bucket lets through at once, and what has arrived before a busy receiver looks at its clock, is above the rate. */
-const BUCKET = 1.25;
+/** What the bucket lets through at once is above the rate. */
+const BUCKET = 1.1;
 
-test.runIf(isRoot)("the rate of a link can be changed and taken away", { timeout: 60_000 }, async () => {
+test.runIf(isRoot)("the rate of a link can be changed and taken away", { timeout: 120_000 }, async () => {
   await using hosts = await createHosts({ rateBitsPerSecond: 40e6 });
-  const slow = await transferBytesPerSecond(hosts.source, hosts.destination);
+  const rate = () => transferBytesPerSecond(hosts.source, hosts.destination);
+  // Programs that wait for a core are slower than the link, now and then; never faster.
+  const comesTo = (bytesPerSecond: number) => expect.poll(rate, { timeout: 30_000 }).toBeGreaterThan(bytesPerSecond);
+  await comesTo(20e6 / 8);
+  expect(await rate()).toBeLessThan((40e6 / 8) * BUCKET);
   await hosts.setRate(160e6);
-  const fast = await transferBytesPerSecond(hosts.source, hosts.destination);
+  await comesTo(80e6 / 8);
+  expect(await rate()).toBeLessThan((160e6 / 8) * BUCKET);
   await hosts.setRate(undefined);
-  const free = await transferBytesPerSecond(hosts.source, hosts.destination);
-  expect(slow).toBeLessThan((40e6 / 8) * BUCKET);
-  expect(slow).toBeGreaterThan(20e6 / 8);
-  expect(fast).toBeLessThan((160e6 / 8) * BUCKET);
-  expect(fast).toBeGreaterThan(slow * 2);
-  expect(free).toBeGreaterThan(fast * 2);
+  await comesTo(320e6 / 8);
 });
 
-/** Sends 8 MiB over TCP from one host to the other. */
+/** Sends 8 MiB over TCP from one host to the other: from the first byte's leaving to the last one's coming, by one clock. */
 async function transferBytesPerSecond(from: Host, to: Host): Promise<number> {
   const bytes = 8 * 2 ** 20;
   const receive = `
-    let startMs, bytes = 0;
-    const server = net.createServer((socket) => socket.on("data", (chunk) => {
-      startMs ??= performance.now();
-      bytes += chunk.length;
-    }).on("end", () => { console.log(bytes / (performance.now() - startMs) * 1000); server.close(); socket.end(); }));
+    const server = net.createServer((socket) => socket.on("end", () => {
+      console.log(Date.now());
+      server.close();
+      socket.end();
+    }).resume());
     server.listen(5000, "${to.address}");`;
   const send = `
     const connect = () => net.connect(5000, "${to.address}")
       .on("error", () => setTimeout(connect, 20))
-      .on("connect", function () { this.end(Buffer.alloc(${bytes})); this.resume(); });
+      .on("connect", function () { console.log(Date.now()); this.end(Buffer.alloc(${bytes})); this.resume(); });
     connect();`;
   const node = (script: string) => [process.execPath, "-e", `const net = require("node:net"); ${script}`];
   const received = run(to.command(node(receive)));
-  await run(from.command(node(send)));
-  return Number(await received);
+  const startMs = Number(await run(from.command(node(send))));
+  return (bytes / (Number(await received) - startMs)) * 1000;
 }
 
 test("a QEMU that cannot start says why", { timeout: 60_000 }, async () => {

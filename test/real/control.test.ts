@@ -9,6 +9,9 @@ import { startPair } from "./support/pair.ts";
 /** All of 24 MiB are dirtied in less than the 0.4 s that the link takes for them. */
 const busy = { load: { mib: 24, pagesPerSecond: 40_000, pattern: "random" }, rateBitsPerSecond: 500e6 } as const;
 
+/** In milliseconds: also a guest that gets a fifth of the core that it could use writes more than is sent in that time. */
+const TOO_SHORT = "60";
+
 /** What a migration may change in a QEMU. */
 async function settingsOf(qmp: QmpClient): Promise<unknown> {
   return Promise.all([qmp.execute("query-migrate-parameters"), qmp.execute("query-migrate-capabilities")]);
@@ -24,9 +27,10 @@ test("it ends, about as was predicted before the guest was stopped", async () =>
   const { downtimeMs, residualBytes, predictedDowntimeMs } = summary;
   console.log(`downtime ${downtimeMs} ms, predicted ${JSON.stringify(predictedDowntimeMs)}`);
   expect(residualBytes).toBeGreaterThan(2 ** 20);
-  // Of a busy machine no more can be asked than that it is of this order.
-  expect(downtimeMs).toBeGreaterThan(predictedDowntimeMs!.low / 2);
-  expect(downtimeMs).toBeLessThan(predictedDowntimeMs!.high * 2);
+  // Of a busy machine no more can be asked than that it is of this order: the guest may write less than it did, and both ends wait for a
+  // core. That a quiet one keeps to it is plan.test.ts's.
+  expect(downtimeMs).toBeGreaterThan(predictedDowntimeMs!.low / 4);
+  expect(downtimeMs).toBeLessThan(predictedDowntimeMs!.high * 2 + 1000);
   const named = migration.send.events.map(({ event }) => event);
   expect(named.indexOf("predicted")).toBeLessThan(named.indexOf("switchover"));
 });
@@ -34,7 +38,7 @@ test("it ends, about as was predicted before the guest was stopped", async () =>
 test("--on-stall abort: a promise that can't be kept ends it, with the VM running as before", async () => {
   await using pair = await startPair(busy);
   const before = await settingsOf(pair.source.qmp);
-  const sendArgs = ["--max-downtime", "150", "--on-stall", "abort"];
+  const sendArgs = ["--max-downtime", TOO_SHORT, "--on-stall", "abort"];
   await using migration = await startMigration(pair, { sendArgs });
   const send = await migration.send.exited;
   expect(send.code).toBe(1);
@@ -49,7 +53,7 @@ test("--on-stall throttle: QEMU throttles the guest as asked, and no more once i
   await using pair = await startPair(busy);
   const { qmp } = pair.source;
   const before = await settingsOf(qmp);
-  const sendArgs = ["--max-downtime", "120", "--on-stall", "throttle"];
+  const sendArgs = ["--max-downtime", TOO_SHORT, "--on-stall", "throttle"];
   const throttled = Promise.withResolvers<number>();
   await using migration = await startMigration(pair, {
     sendArgs,

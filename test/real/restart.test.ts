@@ -1,5 +1,5 @@
 // Programs that are killed in the middle of a migration and started again: the VM never runs twice, it ends up running at one place,
-// and both journals know where.
+// and both journals know where. A sender that keeps a checkpoint is there for seconds more, so that it is killed before its end.
 import { expect, test } from "vitest";
 import { type GodwitProcess, type Migration, startGodwit, startMigration } from "../../lab/godwit.ts";
 import type { Pair } from "../../lab/pair.ts";
@@ -8,10 +8,8 @@ import { cleanWalks } from "../../lab/walks.ts";
 import { SessionStore } from "../../src/store/session-store.ts";
 import { SMALL_LOAD, startPair, watch } from "./support/pair.ts";
 
-/** What the source keeps after it is looked at in checkpoint.test.ts. */
-const QUICK = ["--no-keep-checkpoint"];
 /** The bulk round takes some seconds. */
-const SLOW = [...QUICK, "--max-bandwidth", "4M"];
+const SLOW = ["--max-bandwidth", "4M"];
 
 /** Kills the program, and starts it as it was started before. */
 async function restartReceive(pair: Pair, migration: Migration): Promise<GodwitProcess> {
@@ -27,7 +25,7 @@ async function restartSend(pair: Pair, migration: Migration): Promise<GodwitProc
   await migration.send.exited;
   const { host, port } = await migration.receive.event("listening");
   const args = ["--qmp", pair.source.qmpPath, "--to", `${host}:${port}`, "--psk-file", migration.pskPath];
-  return startGodwit(pair.hosts.source, ["send", ...args, ...QUICK, "--json"]);
+  return startGodwit(pair.hosts.source, ["send", ...args, "--json"]);
 }
 
 /** What the journals of both ends say of the only session. */
@@ -47,7 +45,7 @@ async function runs(vm: Vm): Promise<boolean> {
 test("receive is killed once it has loaded the VM: started again, it takes it over", async () => {
   await using pair = await startPair({ load: SMALL_LOAD });
   await using watched = await watch(pair);
-  await using migration = await startMigration(pair, { sendArgs: QUICK });
+  await using migration = await startMigration(pair);
   await migration.receive.event("loaded");
   await using again = await restartReceive(pair, migration);
   expect(await migration.send.exited).toMatchObject({ code: 0 });
@@ -77,7 +75,7 @@ test("receive is killed while the stream flows: started again, it gives up, and 
 test("send is killed once it has handed the VM over: started again, it learns that it runs there", async () => {
   await using pair = await startPair({ load: SMALL_LOAD });
   await using watched = await watch(pair);
-  await using migration = await startMigration(pair, { sendArgs: QUICK });
+  await using migration = await startMigration(pair);
   await migration.send.event("committed");
   await using again = await restartSend(pair, migration);
   expect(await again.exited).toMatchObject({ code: 0 });

@@ -1,10 +1,11 @@
 // The chaos lab's own parts: plans that follow from their seed, and a witness that would see two VMs run.
-import { expect, onTestFinished, test, vi } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import { FAULTS, nameOf, planOf, STEPS } from "../../lab/chaos/plan.ts";
 import { Watch } from "../../lab/chaos/watch.ts";
 import type { Vm } from "../../lab/vm.ts";
 import { QmpClient } from "../../src/qemu/qmp.ts";
 import { FakeQmp } from "./support/fake-qmp.ts";
+import { passes } from "./support/passes.ts";
 
 test("plans that follow each other: every fault meets every step once, in another order for each seed, the same each time", () => {
   const combinations = FAULTS.length * Object.keys(STEPS).length;
@@ -41,10 +42,10 @@ test("two that run by QEMU's events, for however short, are seen", async () => {
   one.say("RESUME", 100);
   one.say("STOP", 200);
   other.say("RESUME", 200);
-  await vi.waitFor(() => expect(watch.hasRun(other.vm)).toBe(true));
+  await passes(() => expect(watch.hasRun(other.vm)).toBe(true));
   expect(watch.verdict()).toBeUndefined();
   one.say("RESUME", 300);
-  await vi.waitFor(() => expect(watch.verdict()).toMatch(/by QEMU's events both one and other ran/));
+  await passes(() => expect(watch.verdict()).toMatch(/by QEMU's events both one and other ran/));
 });
 
 test("two that say that they run are seen, though no event came", async () => {
@@ -53,13 +54,13 @@ test("two that say that they run are seen, though no event came", async () => {
   watch.add(one.vm);
   watch.add(other.vm);
   one.state.running = true;
-  await vi.waitFor(() => expect(watch.samples).toBeGreaterThan(10));
+  await passes(() => expect(watch.samples).toBeGreaterThan(10));
   one.state.running = false;
   const before = watch.samples;
-  await vi.waitFor(() => expect(watch.samples).toBeGreaterThan(before + 4)); // both have been asked since
+  await passes(() => expect(watch.samples).toBeGreaterThan(before + 4)); // both have been asked since
   other.state.running = true;
-  await vi.waitFor(() => expect(watch.samples).toBeGreaterThan(before + 20));
+  await passes(() => expect(watch.samples).toBeGreaterThan(before + 20));
   expect(watch.verdict()).toBeUndefined();
   one.state.running = true;
-  await vi.waitFor(() => expect(watch.verdict()).toMatch(/by their answers both one and other ran/));
+  await passes(() => expect(watch.verdict()).toMatch(/by their answers both one and other ran/));
 });

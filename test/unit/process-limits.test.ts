@@ -5,8 +5,9 @@ import * as net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterEach, expect, test, vi } from "vitest";
+import { afterEach, expect, test } from "vitest";
 import { connect } from "../../src/wire/transport.ts";
+import { passes } from "./support/passes.ts";
 
 const undo: (() => unknown)[] = [];
 afterEach(async () => {
@@ -48,7 +49,7 @@ test("every command keeps memory out of dumps, and has no debugger to open", asy
   const child = spawn(godwit, ["inspect", "-"]); // waits for its input
   undo.push(() => child.kill("SIGKILL"));
   const filter = () => Number(`0x${readFileSync(`/proc/${child.pid}/coredump_filter`, "utf8")}`);
-  await vi.waitFor(() => expect(filter()).toBe(0), { timeout: 20_000 });
+  await passes(() => expect(filter()).toBe(0));
   expect(readFileSync(`/proc/${child.pid}/cmdline`, "utf8")).toContain("\0--disable-sigusr1\0");
 });
 
@@ -71,7 +72,7 @@ test("out of file descriptors: strangers are dropped, what is open goes on, and 
     });
     return async (word: string) => {
       connection.write([Buffer.from(word)]);
-      await vi.waitFor(() => expect(answered).toContain(word));
+      await passes(() => expect(answered).toContain(word));
     };
   };
   const running = await echoing();

@@ -123,7 +123,7 @@ async function fill(session: Session): Promise<void> {
   let isHeld = false;
   while (!isHeld && session.sender.rawBytes < 2 * WINDOW_BYTES) {
     const drained = session.source.write(records) || once(session.source, "drain");
-    isHeld = (await Promise.race([drained, delay(300, "held")])) === "held";
+    isHeld = (await Promise.race([drained, delay(1000, "held")])) === "held";
   }
 }
 

@@ -177,3 +177,12 @@ test("a journal of this very QEMU that can't be read: it takes no VM; one that m
   expect(warnings).toEqual([expect.stringMatching(/^what session 3fa94c01 has noted can't be read /)]);
   expect(done).toEqual([]);
 });
+
+test("a session that was closed answers a late source as far as it knows", async () => {
+  const { ask, noted } = await left(["streaming", "loaded", "aborted"], { isSettled: true, isGone: true });
+  expect(types(await ask(committed))).toEqual(["WELCOME", "ABORT"]);
+  expect(await noted()).toEqual(["aborted", true]);
+  const other = await left(["streaming", "loaded", "committed"], { isSettled: true, isGone: true });
+  expect(await other.ask(committed)).toMatchObject([{ type: "REFUSE", code: "MIGRATION_UNKNOWN_SESSION" }]);
+  expect([await other.noted(), other.warnings]).toEqual([["committed", true], []]);
+});

@@ -2,7 +2,7 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { expect, onTestFinished, test, vi } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import { PAGE_BYTES } from "../../src/control/samples.ts";
 import { type Trace, TraceReader } from "../../src/control/trace.ts";
 import type { MigrationEvent, SourceSummary } from "../../src/migration/events.ts";
@@ -11,6 +11,7 @@ import type { SourceSetup } from "../../src/migration/source-vm.ts";
 import type { QmpEventOf } from "../../src/qemu/commands.ts";
 import { QmpClient } from "../../src/qemu/qmp.ts";
 import { FakeQmp, type FakeRequest, NO_ANSWER } from "./support/fake-qmp.ts";
+import { passes } from "./support/passes.ts";
 import { sampled } from "./support/sampled.ts";
 
 const facts = {
@@ -100,7 +101,7 @@ test("samples are recorded, the policy decides on them, and QEMU is set", async 
     { limit: { downtimeLimitMs: 1 }, maxBytesPerSecond: null, canThrottle: false },
   ]);
   fixture.rounds.onSync(pass(1));
-  await vi.waitFor(() => expect(fixture.limits.length).toBeGreaterThan(0));
+  await passes(() => expect(fixture.limits.length).toBeGreaterThan(0));
   expect(eventsOf(fixture, "decision")[0]).toMatchObject({ kind: "limit", isRefined: false });
   const trace = await fixture.end();
   expect(trace.header).toMatchObject({ identity: "name:test", policy: "adaptive", promises: { onStall: "switch" } });
@@ -116,12 +117,12 @@ test("a QEMU that does not answer is asked once, and samples go on", async () =>
   let count = 0;
   const fixture = await begin(() => (count++ === 0 ? { remaining: 600 * PAGE_BYTES } : undefined));
   fixture.rounds.onSync(pass(1));
-  await vi.waitFor(() =>
+  await passes(() =>
     expect(fixture.fake.requests.filter(({ execute }) => execute === "query-migrate")).toHaveLength(2),
   );
   fixture.at.sender.counts.literalPages += 100;
   for (const count of [2, 3, 4]) fixture.rounds.onSync(pass(count));
-  await vi.waitFor(() => expect(readFileSync(fixture.tracePath, "utf8").split("\n").length).toBeGreaterThan(8), 3000);
+  await passes(() => expect(readFileSync(fixture.tracePath, "utf8").split("\n").length).toBeGreaterThan(8));
   expect(count).toBe(2);
   const { ticks, rounds } = await fixture.end();
   // What QEMU said last, and how long ago.
@@ -133,9 +134,9 @@ test("a QEMU that does not answer is asked once, and samples go on", async () =>
 test("no event comes: rounds are known by QEMU's answers", async () => {
   let syncs = 1;
   const fixture = await begin(() => ({ "dirty-sync-count": syncs, remaining: 500 * PAGE_BYTES, normal: 500 * syncs }));
-  await vi.waitFor(() => expect(eventsOf(fixture, "progress").length).toBeGreaterThan(0), 3000);
+  await passes(() => expect(eventsOf(fixture, "progress").length).toBeGreaterThan(0));
   syncs = 2;
-  await vi.waitFor(() => expect(eventsOf(fixture, "round")).toMatchObject([{ round: 0 }]), 3000);
+  await passes(() => expect(eventsOf(fixture, "round")).toMatchObject([{ round: 0 }]));
   expect(fixture.rounds.begun).toBe(2);
   const { rounds } = await fixture.end();
   expect(rounds).toMatchObject([{ round: 0, dirtiedPages: 500, remainingBytes: 500 * PAGE_BYTES }]);
@@ -148,7 +149,7 @@ test("what QEMU was asked before a sync is asked again after it", async () => {
   );
   fixture.rounds.onSync(pass(1));
   fixture.rounds.onSync(pass(2)); // the first answer is under way
-  await vi.waitFor(() => expect(eventsOf(fixture, "round")).toHaveLength(1));
+  await passes(() => expect(eventsOf(fixture, "round")).toHaveLength(1));
   const { rounds } = await fixture.end();
   expect(rounds).toMatchObject([{ round: 0, dirtiedPages: 80 }]);
 });
@@ -158,11 +159,11 @@ test("a sync that meets QEMU's threshold is not decided on: the guest is about t
   let syncs = 1;
   const fixture = await begin(() => ({ "dirty-sync-count": syncs, remaining, normal: 400 }));
   fixture.rounds.onSync(pass(1));
-  await vi.waitFor(() => expect(fixture.limits.length).toBeGreaterThan(0));
+  await passes(() => expect(fixture.limits.length).toBeGreaterThan(0));
   const decided = () => eventsOf(fixture, "decision").length;
   [remaining, syncs] = [0, 2];
   fixture.rounds.onSync(pass(2));
-  await vi.waitFor(() => expect(eventsOf(fixture, "round")).toHaveLength(1));
+  await passes(() => expect(eventsOf(fixture, "round")).toHaveLength(1));
   const before = decided();
   const { predictedDowntimeMs } = fixture.rounds.predicted;
   fixture.at.sender.counts.literalPages += 3;
@@ -178,7 +179,7 @@ test("what a round has left is not made up where the next sync comes before QEMU
   let isSilent = false;
   const fixture = await begin(() => (isSilent ? undefined : { remaining: 600 * PAGE_BYTES, normal: 400 }));
   fixture.rounds.onSync(pass(1));
-  await vi.waitFor(() => expect(fixture.limits.length).toBeGreaterThan(0));
+  await passes(() => expect(fixture.limits.length).toBeGreaterThan(0));
   isSilent = true;
   for (const count of [2, 3]) fixture.rounds.onSync(pass(count));
   expect(eventsOf(fixture, "round")).toMatchObject([{ round: 0, remainingBytes: null }]);
@@ -192,7 +193,7 @@ test("a user who stops the guest and lets it go on leaves things as they were", 
   fixture.rounds.onOtherStop();
   expect(fixture.rounds.residualBytes).toBeNull();
   fixture.rounds.onSync(pass(1));
-  await vi.waitFor(() => expect(fixture.limits.length).toBeGreaterThan(0));
+  await passes(() => expect(fixture.limits.length).toBeGreaterThan(0));
   await fixture.end();
 });
 
@@ -212,7 +213,7 @@ test("a promise that can't be kept, with --on-stall abort, gives the migration u
     promises: { maxDowntimeMs: 1, onStall: "abort" },
   });
   fixture.rounds.onSync(pass(1));
-  await vi.waitFor(() => expect(fixture.gaveUp).toEqual(["CONTROL_GIVEN_UP"]));
+  await passes(() => expect(fixture.gaveUp).toEqual(["CONTROL_GIVEN_UP"]));
   expect(eventsOf(fixture, "decision").at(-1)).toMatchObject({ kind: "abort" });
   await fixture.end();
 });

@@ -1,7 +1,7 @@
 import { chmodSync, copyFileSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import * as tls from "node:tls";
-import { afterAll, afterEach, beforeAll, expect, test, vi } from "vitest";
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { type Certificate, CertificateAuthority } from "../../lab/certificates.ts";
 import type { GodwitError } from "../../src/errors.ts";
 import type { Connection } from "../../src/wire/connection.ts";
@@ -10,6 +10,7 @@ import { MessageReader } from "../../src/wire/reader.ts";
 import { checkOwnCertificate } from "../../src/wire/tls.ts";
 import { readTlsFolder } from "../../src/wire/tls-files.ts";
 import { connect, type Listener, listen, type Security } from "../../src/wire/transport.ts";
+import { passes } from "./support/passes.ts";
 
 let ca: CertificateAuthority;
 let foreign: CertificateAuthority;
@@ -83,11 +84,11 @@ const both = () => ca.tlsFolder({ client, server });
 test("certificates of one CA at both ends: bytes go both ways", async () => {
   const lab = await start(tlsOf(both()));
   const connection = await dial(lab, tlsOf(both()));
-  await vi.waitFor(() => expect(lab.accepted).toHaveLength(1));
+  await passes(() => expect(lab.accepted).toHaveLength(1));
   const received: string[] = [];
   connection.receive((chunk) => received.push(Buffer.from(chunk).toString()));
   lab.accepted[0]!.write([Buffer.from("hello")]);
-  await vi.waitFor(() => expect(received.join("")).toBe("hello"));
+  await passes(() => expect(received.join("")).toBe("hello"));
   expect(lab.rejected).toEqual([]);
 });
 
@@ -112,7 +113,7 @@ test.each(Object.entries(BAD_CLIENTS))(
     const running = await dial(lab, tlsOf(both()));
     const refused = await dial(lab, tlsOf(ca.tlsFolder(files())));
     expect(await refusal(refused)).toMatchObject({ code: "WIRE_CERTIFICATE", message: expect.stringMatching(message) });
-    await vi.waitFor(() => expect(lab.rejected).toHaveLength(1));
+    await passes(() => expect(lab.rejected).toHaveLength(1));
     expect(lab.rejected[0]!.message).toMatch(/^127\.0\.0\.1:\d+ was refused: the certificate of the source/);
     expect(lab.accepted).toHaveLength(1);
     lab.accepted[0]!.write([Buffer.from("on")]);
@@ -135,7 +136,7 @@ test.each(Object.entries(BAD_SERVERS))(
     const lab = await start(tlsOf(ca.tlsFolder({ server: make() })));
     const attempt = dial(lab, tlsOf(both()));
     await expect(attempt).rejects.toEqual(coded("WIRE_CERTIFICATE", message));
-    await vi.waitFor(() => expect(lab.accepted).toHaveLength(1));
+    await passes(() => expect(lab.accepted).toHaveLength(1));
     expect((await refusal(lab.accepted[0]!)).message).toMatch(/^the certificate of the destination/);
   },
 );
@@ -161,7 +162,7 @@ test("names: the host that is connected to, --tls-name in its place, --allow-pee
 test("a name that no DNS name stands beside may be the common name, as libvirt has it", async () => {
   const lab = await start(tlsOf(ca.tlsFolder({ server: ca.issue("host-b") }), "host-a"));
   await dial(lab, tlsOf(ca.tlsFolder({ client: ca.issue("host-a") }), "host-b"));
-  await vi.waitFor(() => expect(lab.accepted).toHaveLength(1));
+  await passes(() => expect(lab.accepted).toHaveLength(1));
 });
 
 test("a revoked certificate is refused by whoever has the list, either end", async () => {
@@ -200,7 +201,7 @@ test("renewed files count from the next connection on", async () => {
   const folder = ca.tlsFolder({ server, revoked: ca.revocationList() });
   const lab = await start(tlsOf(folder));
   await dial(lab, tlsOf(ca.tlsFolder({ client: bad })));
-  await vi.waitFor(() => expect(lab.accepted).toHaveLength(1));
+  await passes(() => expect(lab.accepted).toHaveLength(1));
   ca.revoke(bad);
   copyFileSync(ca.revocationList(), join(folder, "cacrl.pem"));
   expect((await refusal(await dial(lab, tlsOf(ca.tlsFolder({ client: bad }))))).message).toMatch(/was revoked/);
@@ -231,7 +232,7 @@ test("no session is resumed: each connection shows its certificate", async () =>
   undo.push(() => first.destroy());
   const sessions: Buffer[] = [];
   first.on("session", (session) => sessions.push(session));
-  await vi.waitFor(() => expect(lab.accepted).toHaveLength(1));
+  await passes(() => expect(lab.accepted).toHaveLength(1));
   lab.accepted[0]!.write([Buffer.from("x")]);
   await new Promise((resolve) => first.once("data", resolve));
   for (const session of sessions) {

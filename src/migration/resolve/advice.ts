@@ -20,6 +20,9 @@ export type Action =
   | "wait"
   | "none";
 
+/** What `godwit resolve` does itself, when it is asked to. */
+export type Deed = Extract<Action, "resume-source" | "run-destination" | "close">;
+
 /** How this end's QEMU was found. "unknown": it can't be asked, or may be another one than the session's. */
 export type Found = FoundSource | FoundDestination | "unknown";
 

@@ -9,7 +9,7 @@ import type { EventListener } from "../events.ts";
 import type { SessionState } from "../hand-off/steps.ts";
 import { putBack } from "../left-settings.ts";
 import { type SettleOptions, settleLeft } from "../settle-source.ts";
-import { type Action, type Advice, adviseOn, type Option, type Owner, ownerOf } from "./advice.ts";
+import { type Advice, adviseOn, type Deed, type Option, type Owner, ownerOf } from "./advice.ts";
 import { type FoundQemu, findQemu, giveBack, letRun } from "./qemu.ts";
 
 /** One end of a session, as `godwit status` lists it. */
@@ -35,7 +35,7 @@ export interface SessionReport {
 /** What `godwit resolve` says of one. */
 export interface Resolution extends SessionReport, Advice {
   /** What was done just now. */
-  readonly done: Action | null;
+  readonly done: Deed | null;
 }
 
 export interface ResolveOptions {
@@ -43,7 +43,7 @@ export interface ResolveOptions {
   /** Its first digits; with `.source`, `.destination` or `.settings` behind them where the host has several ends of it. */
   readonly id: string;
   /** Null: only says what can be done. */
-  readonly action: "resume-source" | "run-destination" | "close" | null;
+  readonly action: Deed | null;
   /** A person vouches for what can't be known. */
   readonly iKnow: boolean;
   /** How to reach the destination, to ask it for a VM that was handed over. */
@@ -92,9 +92,7 @@ export async function resolveSession(options: ResolveOptions): Promise<Resolutio
     using qemu = await findQemu(journal.content.header, options.qmpPath);
     const advice = adviceOf({ pid: null, role: session.role }, journal.content, qemu);
     assertMay(advice, options.action, options.iKnow);
-    if (options.action === "close") await close(journal);
-    // The others are offered only where QEMU was found.
-    else await (options.action === "run-destination" ? runDestination : resumeSource)(qemu.qmp!, journal, options.warn);
+    await settle(options.action, journal, qemu, options.warn);
   } finally {
     await journal.close();
   }
@@ -160,7 +158,7 @@ async function pick(store: SessionStore, { id, action }: ResolveOptions): Promis
   });
 }
 
-function assertMay({ can, why }: Advice, action: Action, iKnow: boolean): void {
+function assertMay({ can, why }: Advice, action: Deed, iKnow: boolean): void {
   const may: Option | undefined = can.find((option) => option.action === action);
   if (may === undefined) {
     const instead = can.find(({ action }) => action === "none" || action === "wait")?.text;
@@ -170,6 +168,18 @@ function assertMay({ can, why }: Advice, action: Action, iKnow: boolean): void {
   if (may.needsIKnow && !iKnow) {
     const message = `${why}; it ${may.text}; then say so with --i-know`;
     throw new GodwitError("MIGRATION_NOT_VOUCHED", message, { action });
+  }
+}
+
+/** @param qemu was found, but where the session is only closed */
+async function settle(action: Deed, journal: Journal, { qmp }: FoundQemu, warn: (message: string) => void) {
+  switch (action) {
+    case "close":
+      return close(journal);
+    case "run-destination":
+      return runDestination(qmp!, journal);
+    case "resume-source":
+      return resumeSource(qmp!, journal, warn);
   }
 }
 

@@ -1,6 +1,3 @@
-import { once } from "node:events";
-import { createServer, type Server } from "node:net";
-import { join } from "node:path";
 import { zstdCompressSync } from "node:zlib";
 import { Peer } from "../../../src/migration/peer.ts";
 import { StreamReceiver } from "../../../src/migration/receiver.ts";
@@ -13,7 +10,7 @@ import { data, encode, exchange, repair } from "../../unit/wire-fixtures.ts";
 import { mutateBytes } from "../mutate.ts";
 import type { Random } from "../random.ts";
 import { type FuzzTarget, WrongOutput } from "../target.ts";
-import { newFolder, removeFolders } from "../temporary.ts";
+import { type LocalServer, listenInNewFolder, removeFolders } from "../temporary.ts";
 
 const SLOTS = 10;
 const BLOCKS = 100;
@@ -78,14 +75,13 @@ async function turns(isWaiting: () => boolean): Promise<void> {
 }
 
 /** Stands for a destination QEMU that takes all. */
-async function sinkIn(folder: string): Promise<{ readonly path: string; readonly server: Server }> {
-  const path = join(folder, "qemu");
-  const server = createServer((socket) => socket.on("error", () => {}).resume()).listen(path);
-  await once(server, "listening");
-  return { path, server };
+async function listenForAll(): Promise<LocalServer> {
+  const sink = await listenInNewFolder();
+  sink.server.on("connection", (socket) => socket.on("error", () => {}).resume());
+  return sink;
 }
 
-let sink: ReturnType<typeof sinkIn> | undefined;
+let sink: Promise<LocalServer> | undefined;
 
 /** A sender that has the key, and says anything. */
 const sender: FuzzTarget = {
@@ -95,7 +91,7 @@ const sender: FuzzTarget = {
   seeds: () => [Buffer.concat(conversation())],
   input: (seeds, random) => (random.chance(0.8) ? shuffled(random) : mutateBytes(seeds[0]!, seeds, random, 200_000)),
   async feed(input, random) {
-    sink ??= sinkIn(newFolder());
+    sink ??= listenForAll();
     const answers = new Set<number>();
     const connection = new ScriptedConnection((bytes) => void answers.add(bytes[0]!));
     let failure: unknown;

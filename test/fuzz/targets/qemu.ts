@@ -5,7 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readFacts } from "../../../src/qemu/facts.ts";
 import { readMemoryMap } from "../../../src/qemu/guest-memory.ts";
-import { handshake, type Negotiated, type Pending, replies, type Steps } from "../../../src/qemu/nbd-protocol.ts";
+import { handshake, type Negotiated } from "../../../src/qemu/nbd-handshake.ts";
+import { type Pending, replies } from "../../../src/qemu/nbd-requests.ts";
+import type { Steps } from "../../../src/qemu/nbd-steps.ts";
 import { QmpClient } from "../../../src/qemu/qmp.ts";
 import {
   chunk,
@@ -25,7 +27,7 @@ import { type FuzzTarget, WrongOutput } from "../target.ts";
 
 const GUARD = Buffer.alloc(64, 0xa5);
 const READ_BYTES = 4096;
-/** Nothing that a server says makes the client put more together than this: a block status (nbd-protocol.ts). */
+/** Nothing that a server says makes the client put more together than this: a block status (nbd-requests.ts). */
 const MAX_NEED_BYTES = 4 + 2 ** 20;
 const CONTEXT = "base:allocation";
 

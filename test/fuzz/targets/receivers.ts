@@ -1,6 +1,3 @@
-import { once } from "node:events";
-import { createServer, type Server } from "node:net";
-import { join } from "node:path";
 import { encodeMessage } from "../../../src/wire/encoding.ts";
 import { HEADER_BYTES, MAX_REPAIR_BYTES } from "../../../src/wire/messages.ts";
 import { GREETING, HostileReceiver, type Move, STREAM } from "../../unit/support/hostile-receiver.ts";
@@ -8,7 +5,7 @@ import { noise } from "../../unit/support/pages.ts";
 import { mutateBytes } from "../mutate.ts";
 import type { Random } from "../random.ts";
 import type { FuzzTarget } from "../target.ts";
-import { newFolder, removeFolders } from "../temporary.ts";
+import { type LocalServer, listenInNewFolder, removeFolders } from "../temporary.ts";
 
 /** Moves as an input has them: like messages, of codes that the wire skips, with two numbers. */
 const CODES = { cut: 0xf0, welcome: 0xf1, ack: 0xf2, nack: 0xf3, return: 0xf4, endReturn: 0xf5 } as const;
@@ -106,14 +103,7 @@ function anyMove(random: Random): Uint8Array {
   );
 }
 
-async function entranceIn(folder: string): Promise<{ readonly path: string; readonly server: Server }> {
-  const path = join(folder, "entrance");
-  const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }).listen(path);
-  await once(server, "listening");
-  return { path, server };
-}
-
-let entrance: ReturnType<typeof entranceIn> | undefined;
+let entrance: Promise<LocalServer> | undefined;
 
 /** A receiver that has the key, and says anything; then one that means well. */
 const receiver: FuzzTarget = {
@@ -123,7 +113,7 @@ const receiver: FuzzTarget = {
   seeds: () => [Buffer.concat(conversation())],
   input: (seeds, random) => (random.chance(0.8) ? shuffled(random) : mutateBytes(seeds[0]!, seeds, random, 100_000)),
   async feed(input) {
-    entrance ??= entranceIn(newFolder());
+    entrance ??= listenInNewFolder({ pauseOnConnect: true, allowHalfOpen: true });
     const { server, path } = await entrance;
     await using hostile = await HostileReceiver.open(server, path);
     await hostile.face(movesIn(input));
