@@ -69,6 +69,14 @@ describe("ends every migration", () => {
     expect(downtimeMs).toBeLessThan(200);
   });
 
+  test("over a link that carries next to nothing every few seconds", () => {
+    const link = cycle({ ms: 5000, value: 4096e3 }, { ms: 3000, value: 1 });
+    const base = aScenario({ pages: 20_000, classes: [randomPages(200, 892)] });
+    const result = run({ ...base, link, hasSwitchoverBandwidth: false, horizonMs: 600_000 });
+    expect(result.ending).toBe("switched");
+    expect(result.totalMs).toBeLessThan(60_000);
+  });
+
   test("whatever the load, the link and the promises, at least within the hour", () => {
     const activities = fc.oneof(
       fc.constant(constant(1)),

@@ -164,7 +164,8 @@ export class Simulation {
       this.#throttlePercent = this.#nextThrottle.percent;
       this.#nextThrottle.atMs = Number.POSITIVE_INFINITY;
     }
-    if (this.#nowMs >= this.#nextTickMs) this.#tick(lookMs);
+    // A link that is next to nothing now has QEMU look in years, and may be another one in a second.
+    if (this.#nowMs >= this.#nextTickMs) this.#tick(Math.min(lookMs, link.untilMs));
     if (this.#ending !== undefined) return false;
     const nextMs = Math.min(
       lookMs,
@@ -258,7 +259,8 @@ export class Simulation {
     return round;
   }
 
-  #tick(lookMs: number): void {
+  /** @param lastMs until then it goes on like this, so it need not be asked at every tick of a long time */
+  #tick(lastMs: number): void {
     const tick: TickSample = {
       atMs: this.#nowMs,
       round: this.#round.number,
@@ -269,7 +271,7 @@ export class Simulation {
       wireBytes: this.#wireBytes,
       throttlePercent: this.#throttlePercent,
     };
-    const stretchMs = Number.isFinite(lookMs) ? (lookMs - this.#nowMs) / TICKS_A_ROUND : 0;
+    const stretchMs = Number.isFinite(lastMs) ? (lastMs - this.#nowMs) / TICKS_A_ROUND : 0;
     this.#nextTickMs = this.#nowMs + Math.max(this.#policy.tickMs, stretchMs);
     this.#witness.onTick?.(tick);
     this.#decide(this.#policy.onTick(tick));
