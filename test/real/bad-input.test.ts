@@ -159,11 +159,11 @@ test("a source that waits for a migration itself", async () => {
   expectLine(await send("--qmp", destination.qmpPath), 2, /waits for an incoming migration/, NOTHING_CHANGED);
 });
 
-test("QEMU is set to write several streams", async () => {
+test("QEMU is set to save the VM instead of moving it", async () => {
   const set = (state: boolean) =>
-    source.qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "multifd", state }] });
+    source.qmp.execute("migrate-set-capabilities", { capabilities: [{ capability: "background-snapshot", state }] });
   await set(true);
-  expectLine(await send(), 2, /capability multifd is on/, NOTHING_CHANGED, /switch it off/);
+  expectLine(await send(), 2, /capability background-snapshot is on/, NOTHING_CHANGED, /switch it off/);
   await set(false);
 });
 
