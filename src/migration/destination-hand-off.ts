@@ -14,9 +14,13 @@ import {
 } from "./hand-off/destination.ts";
 import { noteStep, Runner } from "./hand-off/runner.ts";
 import type { SessionState, Step } from "./hand-off/steps.ts";
+import { MAX_BACK_OFF_MS, RETRY_TIMEOUT_MS } from "./link.ts";
 
-/** A source that was never told LOADED can't have handed over: it need not be waited for to be told that we have given up. */
-const FAREWELL_MS = 2000;
+/**
+ * A source that was never told LOADED can't have handed over: it is waited for only as long as one needs that dials, so that it hears
+ * that we have given up, and does not go on dialling.
+ */
+export const FAREWELL_MS = MAX_BACK_OFF_MS + RETRY_TIMEOUT_MS;
 
 export interface DestinationHandOffParts {
   readonly link: DestinationLink;
@@ -195,7 +199,7 @@ export class DestinationHandOff {
     onDecided(this.#reason);
     // It was because nobody came back: nobody is waited for to be told.
     if (link.isOver) this.#runner.tell({ type: "link-given-up" });
-    else if (!this.#hasSaidLoaded) link.reconnectForMs = Math.min(link.reconnectForMs, FAREWELL_MS);
+    else if (!this.#hasSaidLoaded) link.waitAtMost(FAREWELL_MS);
   }
 
   #end(end: DestinationEnd): undefined {

@@ -5,6 +5,10 @@ import type { Peer, PeerHandler } from "./peer.ts";
 
 /** For how long a lost connection is waited for, unless a user says otherwise. */
 export const RECONNECT_FOR_MS = 600_000;
+/** For a TCP connection, for TLS, and for the answer to a later HELLO: what does not come then is tried anew, so little is lost. */
+export const RETRY_TIMEOUT_MS = 5000;
+/** The longest that a source waits from one attempt to the next. */
+export const MAX_BACK_OFF_MS = 5000;
 
 export interface LinkOptions {
   /** Gets what the other end says, whatever connection it comes on; nothing of one that was lost. */
@@ -108,6 +112,12 @@ export class Link {
   set reconnectForMs(ms: number) {
     this.#reconnectForMs = ms;
     if (this.#lostSinceMs !== undefined) this.#waitForReturn(this.#lostSinceMs);
+  }
+
+  /** Does not wait for the other end for more than `ms` from now on, if it is away. */
+  waitAtMost(ms: number): void {
+    const lostForMs = this.#lostSinceMs === undefined ? 0 : performance.now() - this.#lostSinceMs;
+    this.reconnectForMs = Math.min(this.#reconnectForMs, lostForMs + ms);
   }
 
   send(message: Message): void {

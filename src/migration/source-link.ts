@@ -2,17 +2,14 @@ import { setTimeout as delay } from "node:timers/promises";
 import { GodwitError } from "../errors.ts";
 import type { Connection } from "../wire/connection.ts";
 import type { Hello, Welcome } from "../wire/messages.ts";
-import { closedBy, Link, type LinkOptions, type LinkUp } from "./link.ts";
+import { closedBy, Link, type LinkOptions, type LinkUp, MAX_BACK_OFF_MS, RETRY_TIMEOUT_MS } from "./link.ts";
 import { PeerRefused, withTimeout } from "./outcome.ts";
 import { Peer } from "./peer.ts";
 
 /** For the destination to ask its QEMU what it is, open disks and checkpoints, and answer the first HELLO. */
 const WELCOME_TIMEOUT_MS = 20_000;
-/** For a TCP connection, for TLS, and for the answer to a later HELLO: what does not come then is tried anew, so little is lost. */
-const RETRY_TIMEOUT_MS = 5000;
-/** From one attempt to the next, doubled each time. Half of it is at random, so that many links that broke together spread out. */
+/** From one attempt to the next, doubled each time up to MAX_BACK_OFF_MS. Half of it is at random, so that many links that broke together spread out. */
 const FIRST_BACK_OFF_MS = 100;
-const MAX_BACK_OFF_MS = 5000;
 /** A connection that stood for less is not followed by the next at once: a link that flaps is not helped by haste. */
 const STABLE_MS = 1000;
 /** What a destination says that may be otherwise in a moment, or where another one listens at its address. */

@@ -1,7 +1,9 @@
 // The two ends of a link: when it is lost, how it comes back, and who may take it over.
 import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { GodwitError } from "../../src/errors.ts";
+import { FAREWELL_MS } from "../../src/migration/destination-hand-off.ts";
 import { DestinationLink } from "../../src/migration/destination-link.ts";
+import { MAX_BACK_OFF_MS, RETRY_TIMEOUT_MS } from "../../src/migration/link.ts";
 import { Peer } from "../../src/migration/peer.ts";
 import { backOffMs, SourceLink, type SourceLinkOptions } from "../../src/migration/source-link.ts";
 import type { Message } from "../../src/wire/messages.ts";
@@ -342,5 +344,17 @@ describe("time", () => {
       message: "the connection to receiver:1 was lost, and did not come back within 12 s",
     });
     expect(ends.source.isOver).toBe(true);
+  });
+
+  test("a destination with nothing more to lose waits from then on as long as a source may need to dial", async () => {
+    const ends = await Ends.up({ backOffMs: () => 3_600_000 });
+    ends.isReachable = false;
+    ends.connections[0]![0].cut(broken());
+    await pass(20_000);
+    ends.destination!.waitAtMost(FAREWELL_MS);
+    await pass(MAX_BACK_OFF_MS + RETRY_TIMEOUT_MS - 500);
+    expect(ends.destination!.isOver).toBe(false);
+    await pass(1000);
+    expect(ends.log.at(-1)).toMatch(/^destination gave up: .* did not come back within 30 s/);
   });
 });
