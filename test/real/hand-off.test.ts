@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { startMigration } from "../../lab/godwit.ts";
 import type { Pair } from "../../lab/pair.ts";
+import type { Vm } from "../../lab/vm.ts";
 import { cleanWalks } from "../../lab/walks.ts";
 import { PAGE_FORMAT } from "../../src/compact/limits.ts";
 import { receiveFromPeer } from "../../src/migration/destination.ts";
@@ -203,4 +204,17 @@ test("a paused VM is paused at the destination, and QEMU's settings are put back
   expect(await pair.source.qmp.execute("query-migrate-parameters")).toMatchObject(parameters);
   await pair.destination.qmp.execute("cont");
   await cleanWalks(pair.destination, 1);
+});
+
+test("a guest that sleeps (S3) sleeps on at the destination, and wakes up there", async () => {
+  await using pair = await startPair({ load: SMALL_LOAD });
+  const { source, destination } = pair;
+  const statusOf = async ({ qmp }: Vm) => (await qmp.execute("query-status")).status;
+  source.console.send("echo mem >/sys/power/state");
+  await expect.poll(() => statusOf(source)).toBe("suspended");
+  await using migration = await startMigration(pair, { sendArgs: ["--no-keep-checkpoint"] });
+  expect(await migration.send.exited).toMatchObject({ code: 0, stderr: "" });
+  expect(await statusOf(destination)).toBe("suspended");
+  await destination.qmp.execute("human-monitor-command", { "command-line": "system_wakeup" });
+  await cleanWalks(destination, 1);
 });
