@@ -103,9 +103,9 @@ class LeftSession {
   }
 
   async settle(): Promise<SourceOutcome> {
-    const { state, header } = this.#journal.content;
+    const { state, header, run } = this.#journal.content;
     const { status } = await this.#qmp.execute("query-status");
-    const guestRuns = header.guestRuns && !isStoppedOtherwise(status);
+    const guestRuns = run && !isStoppedOtherwise(status);
     const begin = restartSource(state ?? "streaming", isLive(status) ? "running" : "stopped", this.#options.wantsBack);
     if (begin === undefined) {
       const message = `the VM runs here, though an earlier migration has handed it over: see godwit resolve ${header.session.slice(0, 8)}`;

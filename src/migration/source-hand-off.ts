@@ -12,7 +12,7 @@ import {
   type SourceState,
   stepSource,
 } from "./hand-off/source.ts";
-import type { SessionState, Step } from "./hand-off/steps.ts";
+import type { JournalAction, SessionState, Step } from "./hand-off/steps.ts";
 import { PeerAborted } from "./outcome.ts";
 import type { SourceLink } from "./source-link.ts";
 
@@ -155,7 +155,9 @@ export class SourceHandOff {
   async #perform(action: SourceAction): Promise<SourceEvent | undefined> {
     switch (action.do) {
       case "journal":
-        return noteStep(this.#parts.journal, action, (error) => this.#onNotJournalled(action.state, error));
+        return noteStep(this.#parts.journal, this.#recordOf(action), (error) =>
+          this.#onNotJournalled(action.state, error),
+        );
       case "send":
         this.#say(action.message);
         return undefined;
@@ -164,6 +166,11 @@ export class SourceHandOff {
       case "end":
         return this.#end(action.end);
     }
+  }
+
+  /** With COMMIT's word to whoever says it again: QEMU does not tell any more whether a user has paused the guest. */
+  #recordOf(action: JournalAction): JournalAction {
+    return action.state === "committed" ? { ...action, run: this.#parts.guestRuns() } : action;
   }
 
   #say(message: "SWITCHOVER" | "COMMIT" | "ABORT" | "SETTLED"): void {

@@ -63,7 +63,7 @@ export interface JournalContent {
   readonly header: JournalHeader;
   /** The last state; null if the first was never noted, so that nothing was done. */
   readonly state: JournalStep["state"] | null;
-  /** What COMMIT said, at the destination; true unless it was noted otherwise. */
+  /** What COMMIT says or said; as it was at the beginning unless it was noted otherwise. */
   readonly run: boolean;
   readonly isSettled: boolean;
   /** Since when it is in this state, by the host's clock. */
@@ -148,7 +148,7 @@ function contentOf([first, ...rest]: readonly unknown[], path: string): JournalC
   let content: JournalContent = {
     header: header.data,
     state: null,
-    run: true,
+    run: header.data.guestRuns,
     isSettled: false,
     sinceMs: header.data.atMs,
     settings: null,

@@ -21,6 +21,7 @@ import { migrateToPeer } from "../../src/migration/source.ts";
 import { SourceVm } from "../../src/migration/source-vm.ts";
 import { readFacts } from "../../src/qemu/facts.ts";
 import { QmpClient } from "../../src/qemu/qmp.ts";
+import { SessionStore } from "../../src/store/session-store.ts";
 import { generatePsk } from "../../src/wire/psk.ts";
 import { connect, listen } from "../../src/wire/transport.ts";
 import { SMALL_LOAD, startPair } from "./support/pair.ts";
@@ -202,6 +203,8 @@ test("a paused VM is paused at the destination, and QEMU's settings are put back
   expect(migration.send.events.at(-1)).toMatchObject({ status: "completed", downtimeMs: null });
   expect(await pair.destination.qmp.execute("query-status")).toMatchObject({ running: false });
   expect(await pair.source.qmp.execute("query-migrate-parameters")).toMatchObject(parameters);
+  const [session] = await (await SessionStore.open(pair.hosts.source.stateDir!)).list();
+  expect(session!.content).toMatchObject({ state: "running", run: false });
   await pair.destination.qmp.execute("cont");
   await cleanWalks(pair.destination, 1);
 });

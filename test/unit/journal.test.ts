@@ -39,7 +39,7 @@ const RECORDS: readonly JournalRecord[] = [
     settings: { capabilities: { events: false }, parameters: { "downtime-limit": 300 } },
   },
   { atMs: 1_790_000_000_020, state: "streaming" },
-  { atMs: 1_790_000_042_000, state: "committed" },
+  { atMs: 1_790_000_042_000, state: "committed", run: true },
   { atMs: 1_790_000_042_009, state: "running", settled: true },
 ];
 const bytesOf = (records: readonly JournalRecord[]) => Buffer.concat(records.map(encodeRecord));

@@ -25,7 +25,7 @@ const security = { kind: "none" } as const;
 
 /** A source QEMU whose `send` was killed in a state of the session, and what listens where the destination was. */
 async function left(
-  states: readonly SessionState[],
+  states: readonly (SessionState | { readonly state: SessionState; readonly run: boolean })[],
   answer: (message: Message, say: (message: Message) => void) => void,
 ) {
   const qemu = spawn("sleep", ["600"], { argv0: "qemu-of-the-test", stdio: "ignore" });
@@ -82,7 +82,7 @@ async function left(
       secret: SECRET,
     },
   });
-  for (const state of states) await journal.note({ state });
+  for (const state of states) await journal.note(typeof state === "string" ? { state } : state);
   await journal.close();
   const settle = (options: Partial<SettleOptions> = {}) =>
     settleLeft(qmp, { stateDir, security, reconnectForMs: 5_000, onEvent: () => {}, ...options });
@@ -152,6 +152,24 @@ test("a VM that was handed over, and the destination gave up: the guest goes on 
   expect(await settle()).toMatchObject({ end: "aborted", reason: { code: "PEER_ABORTED" } });
   expect(await journalled()).toEqual(["aborted", true]);
   expect(runs()).toBe(true);
+});
+
+test("a VM that was paused when it was handed over is paused wherever it ends up", async () => {
+  const paused = ["streaming", { state: "committed", run: false }] as const;
+  const there = await left(paused, (message, say) => {
+    if (message.type === "HELLO") say(welcomeTo(message, "loaded"));
+    if (message.type === "SWITCHOVER") say({ type: "LOADED", loadMs: 1, rawBytes: 1 });
+    if (message.type === "COMMIT") say({ type: "RUNNING", resumeMs: 0 });
+  });
+  expect(await there.settle()).toMatchObject({ end: "completed" });
+  expect(there.heard).toContainEqual({ type: "COMMIT", run: false });
+  const here = await left(paused, (message, say) => {
+    if (message.type !== "HELLO") return;
+    say(welcomeTo(message, "streaming"));
+    say({ type: "ABORT", code: "X", message: "its QEMU is gone" });
+  });
+  expect(await here.settle()).toMatchObject({ end: "aborted" });
+  expect(here.runs()).toBe(false);
 });
 
 test("a person wants it back: the destination, which does not run it, is asked to give up", async () => {
