@@ -242,6 +242,11 @@ export class AdaptivePolicy implements Policy {
   /** Sets the limit to the residual at which the switch-over is the better choice. */
   #accept(atMs: number): Decision | undefined {
     const floorPages = FLOOR_MS * this.#link.pagesPerMs;
+    const mostPages = Math.max(floorPages, this.#mostPages());
+    if (this.#throttlePercent > 0 && !this.#isDowntimeBroken && this.#hasLeft(mostPages)) {
+      // A round less of downtime costs a throttled guest nearly all of that round: the promise is enough.
+      return this.#setLimit(mostPages, () => ({ kind: "limit", reason: say.throttled(bytesOf(mostPages)) }));
+    }
     if (this.#settling === undefined) {
       return this.#setLimit(floorPages, () => ({ kind: "limit", reason: say.shrinking(bytesOf(floorPages)) }));
     }
@@ -259,6 +264,11 @@ export class AdaptivePolicy implements Policy {
         reason: say.looking(lastBytes, this.#predict(lastBytes / PAGE_BYTES), untilMs - atMs),
       };
     });
+  }
+
+  /** The last round has left no more than that. */
+  #hasLeft(pages: number): boolean {
+    return this.#round !== undefined && this.#round.remainingBytes <= bytesOf(pages);
   }
 
   #setLimit(

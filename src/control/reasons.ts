@@ -73,6 +73,10 @@ export function throttling(predicted: Estimate, percent: number): string {
   return `${outOfReach(predicted)}, more than --max-downtime: the guest is throttled by ${percent} %`;
 }
 
+export function throttled(mostBytes: number): string {
+  return `the guest is throttled: switching as soon as --max-downtime holds, with ${megabytes(mostBytes)} left`;
+}
+
 export function broken(why: string, isGivenUp: boolean): string {
   const what = isGivenUp ? "giving up, as --on-stall asks" : "switching at the least downtime in reach";
   return `${why}, more than --max-downtime: ${what}`;
