@@ -55,18 +55,20 @@ export class Journal {
       throw journalError(path, error);
     });
     let lock: Lock | undefined;
+    let file: FileHandle | undefined;
     try {
       lock = await lockFolder(folder, "is at this session");
       const bytes = Buffer.alloc(JOURNAL_ROOM_BYTES, "\n");
       const first = encodeRecord(header);
       bytes.set(first);
-      const file = await open(path, "wx+", 0o600);
+      file = await open(path, "wx+", 0o600);
       await file.writeFile(bytes);
       await file.sync();
       for (const parent of [folder, dirname(folder)]) await syncFolder(parent);
       const { content } = parseJournal(first, path);
       return new Journal(path, file, lock, content, first.length);
     } catch (error) {
+      await file?.close().catch(() => {});
       await lock?.[Symbol.asyncDispose]().catch(() => {});
       await rm(folder, { recursive: true, force: true }).catch(() => {});
       throw journalError(path, error);

@@ -1,5 +1,5 @@
 // The journal of a session: what is on the disk after each record, what a crash leaves, what a reader takes.
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { type FileHandle, mkdir, mkdtemp, open, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -52,6 +52,17 @@ afterEach(() => rm(stateDir, { recursive: true, force: true }));
 
 const { format: _f, version: _v, atMs: _a, ...ABOUT } = HEADER;
 const pathOf = (role = "source") => join(stateDir, "sessions", `${SESSION}.${role}`, "journal");
+
+/** Of this process, without those that were closed while it was looked. */
+function openFiles(): string[] {
+  return readdirSync("/proc/self/fd").flatMap((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`);
+    } catch {
+      return [];
+    }
+  });
+}
 
 test("the document's example is what is written", () => {
   const document = readFileSync(new URL("../../docs/journal-format.md", import.meta.url), "utf8");
@@ -217,6 +228,14 @@ test("where no journal can be made, that is said at once, and what is there stay
   await rm(store.path, { recursive: true });
   await writeFile(store.path, "");
   await expect(store.take(SESSION, "source")).rejects.toMatchObject({ code: "STORE_NOT_WRITABLE" });
+});
+
+test("one that can't be begun leaves nothing behind, and no file open", async () => {
+  const store = await SessionStore.open(stateDir);
+  const peer = 7747 as unknown as string; // refused once it is written
+  await expect(store.create({ ...ABOUT, peer })).rejects.toMatchObject({ code: "STORE_JOURNAL_DAMAGED" });
+  expect(await store.list()).toEqual([]);
+  expect(openFiles().filter((path) => path.startsWith(store.path))).toEqual([]);
 });
 
 test("sessions that are over are forgotten after a while, others never", async () => {
