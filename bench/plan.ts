@@ -1,4 +1,9 @@
-/** What `godwit plan` costs the guest, whose load writes as fast as it can: while a plan is made, and while none is, in turn. */
+/**
+ * What `godwit plan` costs the guest, whose load writes as fast as it can: while a plan is made, while none is, and while something else
+ * computes on another core, in turn. The last tells what neighbours cost on this machine whatever they do: cores share caches, and more.
+ */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { startGodwit } from "../lab/godwit.ts";
@@ -13,12 +18,15 @@ const SETTLE_MS = 1000;
 
 /** What the guest got done in a time. */
 interface Work {
-  /** Of the vCPU's CPU time. */
-  pagesPerCpuSecond: number;
-  pagesPerSecond: number;
+  readonly pagesPerSecond: number;
   /** Share of the time in which the vCPU's thread neither ran nor waited for a core: QEMU held it up. */
-  heldUp: number;
+  readonly heldUp: number;
+  /** Share of the time in which it waited for a core. */
+  readonly waited: number;
 }
+
+/** Of one turn. */
+type Turn = Readonly<Record<"alone" | "plan" | "neighbour", Work>>;
 
 /** How the work stands: pages written, and the vCPU thread's times (ns, /proc/PID/task/TID/schedstat: proc_pid_schedstat, fs/proc/base.c). */
 function standOf(vm: Vm, threadId: number) {
@@ -28,44 +36,61 @@ function standOf(vm: Vm, threadId: number) {
   return { atMs, walkMs: last.atMs, pages: Number(WALK.exec(last.text)![1]), ranNs: ranNs!, waitedNs: waitedNs! };
 }
 
-function workBetween(a: ReturnType<typeof standOf>, b: ReturnType<typeof standOf>): Work {
-  const [ms, ranMs, waitedMs] = [b.atMs - a.atMs, (b.ranNs - a.ranNs) / 1e6, (b.waitedNs - a.waitedNs) / 1e6];
-  const pagesPerSecond = ((b.pages - a.pages) * 1000) / (b.walkMs - a.walkMs);
-  return {
-    pagesPerSecond,
-    pagesPerCpuSecond: (pagesPerSecond * ms) / ranMs,
-    heldUp: Math.max(0, ms - ranMs - waitedMs) / ms,
-  };
+async function plan(vm: Vm): Promise<void> {
+  await using made = startGodwit(vm.host, ["plan", "--qmp", vm.qmpPath, "--bandwidth", "1Gbit", "--no-disk-refs"]);
+  const { code, stderr } = await made.exited;
+  if (code !== 0) throw new Error(stderr);
+}
+
+/** As nice as a plan is. */
+async function compute(ms: number): Promise<void> {
+  const loop = spawn("nice", ["sh", "-c", "while :; do :; done"], { stdio: "ignore" });
+  await delay(ms);
+  loop.kill("SIGKILL");
+  await once(loop, "close");
 }
 
 export async function bench(): Promise<string> {
   await using vm = await startVm({ memoryMiB: 512, load, preallocated: true });
   const threadId = (await vm.qmp.execute("query-cpus-fast"))[0]!["thread-id"];
-  const pairs: { without: Work; with: Work }[] = [];
-  for (let run = 0; run < RUNS; run++) {
+  const workDuring = async (what: () => Promise<void>): Promise<Work & { ms: number }> => {
     await delay(SETTLE_MS);
-    const before = standOf(vm, threadId);
-    await using plan = startGodwit(vm.host, ["plan", "--qmp", vm.qmpPath, "--bandwidth", "1Gbit", "--no-disk-refs"]);
-    const { code, stderr } = await plan.exited;
-    if (code !== 0) throw new Error(stderr);
-    const after = standOf(vm, threadId);
-    await delay(after.atMs - before.atMs);
-    pairs.push({ with: workBetween(before, after), without: workBetween(after, standOf(vm, threadId)) });
+    const a = standOf(vm, threadId);
+    await what();
+    const b = standOf(vm, threadId);
+    const [ms, ranMs, waitedMs] = [b.atMs - a.atMs, (b.ranNs - a.ranNs) / 1e6, (b.waitedNs - a.waitedNs) / 1e6];
+    const pagesPerSecond = ((b.pages - a.pages) * 1000) / (b.walkMs - a.walkMs);
+    return { ms, pagesPerSecond, waited: waitedMs / ms, heldUp: Math.max(0, ms - ranMs - waitedMs) / ms };
+  };
+  const turns: Turn[] = [];
+  for (let run = 0; run < RUNS; run++) {
+    const planned = await workDuring(() => plan(vm));
+    const neighbour = await workDuring(() => compute(planned.ms));
+    turns.push({ plan: planned, neighbour, alone: await workDuring(() => delay(planned.ms)) });
   }
   assertUnbroken(vm);
-  const row = (title: string, of: (work: Work) => string): string[][] =>
-    pairs.map((pair, i) => [i === 0 ? title : "", of(pair.without), of(pair.with)]);
-  const percent = (share: number) => `${(share * 100).toFixed(2)} %`;
-  const loss = (of: (work: Work) => number) =>
-    percent(median(pairs.map((pair) => 1 - of(pair.with) / of(pair.without))));
+  const row = (title: string, of: (work: Work, alone: Work) => string): string[][] =>
+    turns.map(({ alone, plan, neighbour }, i) => {
+      const works = [alone, plan, neighbour].map((work) => of(work, alone));
+      return [i === 0 ? title : "", ...works];
+    });
+  const medians = (title: string, of: (work: Work, alone: Work) => number): string[] => {
+    const cell = (name: keyof Turn) => percent(median(turns.map((turn) => of(turn[name], turn.alone))));
+    return [`${title}, median`, cell("alone"), cell("plan"), cell("neighbour")];
+  };
   return table([
-    ["a guest that writes as fast as it can", "alone", "while a plan is made"],
+    ["a guest that writes as fast as it can", "alone", "while a plan is made", "beside a busy loop"],
     ...row("vCPU held up by QEMU", ({ heldUp }) => percent(heldUp)),
+    medians("vCPU held up by QEMU", ({ heldUp }) => heldUp),
+    ...row("vCPU waited for a core", ({ waited }) => percent(waited)),
+    medians("vCPU waited for a core", ({ waited }) => waited),
     ...row("pages written per second", ({ pagesPerSecond }) => `${Math.round(pagesPerSecond)}`),
-    ...row("pages written per second of the vCPU", ({ pagesPerCpuSecond }) => `${Math.round(pagesPerCpuSecond)}`),
-    ["less, per second, median", "", loss(({ pagesPerSecond }) => pagesPerSecond)],
-    ["less, per second of the vCPU, median", "", loss(({ pagesPerCpuSecond }) => pagesPerCpuSecond)],
+    medians("less than alone", (work, alone) => 1 - work.pagesPerSecond / alone.pagesPerSecond),
   ]);
+}
+
+function percent(share: number): string {
+  return `${(share * 100).toFixed(2)} %`;
 }
 
 if (import.meta.main) console.log(await bench());

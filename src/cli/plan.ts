@@ -1,3 +1,4 @@
+import { getPriority, setPriority } from "node:os";
 import { Command, Option } from "commander";
 import { GodwitError, messageOf } from "../errors.ts";
 import { type PlanStep, planMigration } from "../migration/plan/plan.ts";
@@ -23,6 +24,8 @@ import { addPromiseOptions, type PromiseOptions, promisesOf } from "./promise-op
 import { parseRate } from "./rate.ts";
 import { addSecurityOptions, INSECURE, type SecurityOptions, securityOf } from "./security-options.ts";
 
+/** As nice(1) gives it by default. */
+const NICENESS = 10;
 /** The migration would not come to what was asked for. */
 const WILL_NOT_EXIT = 4;
 
@@ -84,11 +87,17 @@ export function planCommand(): Command {
     .action(plan);
 }
 
+/** Behind the link nothing is measured that hangs on our own pace: the guest's vCPUs may want the cores. */
+function letOthersGoFirst(): void {
+  setPriority(Math.max(NICENESS, getPriority()));
+}
+
 async function plan(options: PlanCommandOptions): Promise<void> {
   const promises = promisesOf(options);
   const to = await whereTo(options);
   const { stdout, stderr } = openOutputs();
   if (to?.security.kind === "none") stderr.write(`godwit: ${INSECURE}\n`);
+  if (to === undefined) letOthersGoFirst();
   using progress = openProgressLine();
   const words = { waitingFor: "waiting for QEMU's answer", leftBehind: "nothing was changed" };
   using cancellation = cancelOnSignals((line) => stderr.write(`godwit: ${line}\n`), words);
@@ -106,7 +115,10 @@ async function plan(options: PlanCommandOptions): Promise<void> {
       allowOlderQemu: options.allowOlderQemu ?? false,
       signal,
       onWarning: (message) => stderr.write(`godwit: ${oneLine(message)}\n`),
-      onStep: (step) => progress.show(`${STEPS[step]} …`),
+      onStep: (step) => {
+        progress.show(`${STEPS[step]} …`);
+        if (step === "memory") letOthersGoFirst();
+      },
     });
     progress[Symbol.dispose]();
     stdout.write(
