@@ -109,7 +109,9 @@ export function collector(room: () => boolean = () => true) {
 }
 
 const offset = fc.maxSafeNat();
-const text = (maxLength: number) => fc.string({ unit: "grapheme", maxLength }).map((s) => s.replace(/\p{Cc}/gu, " "));
+/** As the reader leaves it: nothing that is not for terminals. */
+const text = (maxLength: number) =>
+  fc.string({ unit: "grapheme", maxLength }).map((s) => s.replace(/[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu, " "));
 const code = fc.stringMatching(/^[A-Z][A-Z0-9_]{0,30}$/);
 const ms = fc.double({ min: 0, noNaN: true, noDefaultInfinity: true }).map((value) => value + 0);
 const bytes = (maxLength: number) => fc.uint8Array({ minLength: 1, maxLength });
